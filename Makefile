@@ -1,0 +1,47 @@
+# DML Playground. "make help" lists the targets; all of them first make .venv if need be (see tools/setup.sh).
+#   make demo PYTHON=python3.9         choose the Python (3.8 to 3.11)
+#   make demo MXNET=mxnet-cu117        choose the MXNet build
+#   make test PYTEST_ARGS="-k margin"  pass arguments to pytest
+
+VENV ?= .venv
+PYTHON ?=
+MXNET ?=
+PYTEST_ARGS ?=
+export VENV PYTHON MXNET
+RUN = $(VENV)/bin/python
+BENCHMARKS = $(sort $(filter-out %/__init__.py,$(wildcard tests/benchmarks/*.py)))
+FAULTS = $(sort $(filter-out %/__init__.py,$(wildcard tests/faults/*.py)))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint faults reproduce benchmarks clean distclean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+setup:  ## make .venv with everything pinned; does nothing when it is up to date
+	@tools/setup.sh
+
+demo: setup  ## train on the embedded data set for some minutes; prints recall and where the results are
+	$(RUN) train_margin.py --dataset GLYPHS --model convnet --image-size 32 --resize 36 --batch-size 80 --epochs 8 --lr 0.01 --results-dir demo
+
+test: setup  ## the whole test suite
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+lint: setup  ## style check
+	$(RUN) -m ruff check .
+
+faults: setup  ## kill, corrupt and starve runs, and see that they end well (minutes)
+	@set -e; for f in $(FAULTS:.py=); do echo "== $$f"; $(RUN) -m $$(echo $$f | tr / .); done
+
+reproduce: setup  ## train all twelve algorithms on the embedded data set and draw the tables (hours)
+	$(RUN) -m results.reproduce glyphs
+
+benchmarks: setup  ## measure speed, each against a plain way of doing the same (minutes)
+	@set -e; for f in $(BENCHMARKS:.py=); do echo "== $$f"; $(RUN) -m $$(echo $$f | tr / .); done
+
+clean:  ## remove caches and the demo's output
+	rm -rf demo .pytest_cache .ruff_cache .hypothesis tools/opencv-python/build tools/opencv-python/*.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv too
+	rm -rf $(VENV)
