@@ -1,0 +1,74 @@
+"""Backbones by name: ``get_backbone``."""
+
+from __future__ import annotations
+
+import os
+from typing import List
+
+from models.backbones import convnet, inception_bn, resnet, zoo
+from models.backbones.base import Backbone, Contexts, features_length, initialize
+from models.errors import ModelError
+
+__all__ = ['Backbone', 'backbone_names', 'features_length', 'get_backbone', 'is_backbone']
+
+_OWN = {'convnet': convnet.ConvNet, 'inception-bn': inception_bn.InceptionBN}
+_IMAGE_SIZE = 224
+
+
+def backbone_names() -> list[str]:
+    """All names that :func:`get_backbone` knows, ours first. Imports GluonCV."""
+    first = list(_OWN) + list(resnet.NAMES)
+    return first + [name for name in zoo.names() if name not in first]
+
+
+def is_backbone(name: str) -> bool:
+    """Whether :func:`get_backbone` knows `name`. Imports GluonCV only for names of its zoo."""
+    return name in _OWN or name in resnet.NAMES or zoo.find(name) is not None
+
+
+def get_backbone(name: str, pretrained: str = 'none', ctx: Contexts = None) -> Backbone:
+    """Builds a backbone, initialised on `ctx`.
+
+    Parameters
+    ----------
+    name : str
+        ``inception-bn``, ``convnet``, ``resnet18_v2``, ``resnet50_v2`` or any classification network of GluonCV.
+    pretrained : str
+        ``none`` for random weights (He), ``auto`` for the published ones (looked for in ``$MXNET_HOME/models``, then
+        downloaded; none for convnet), or a file.
+    ctx : context or list of contexts, optional
+        Default: the current context.
+
+    Returns
+    -------
+    Backbone
+        (B, 3, H, W) float32, normalised with its ``mean`` and ``std`` (RGB, 0..255), to (B, ``features_dim``).
+
+    Errors
+    ------
+    ModelError
+        Unknown name; weights missing, damaged or of another network.
+    """
+    backbone = _build(name)
+    backbone.features_dim = features_length(backbone, _IMAGE_SIZE)
+    if name.startswith('resnet50'):
+        resnet.slow_convolutions(backbone)
+    initialize(backbone, ctx, _IMAGE_SIZE)
+    if pretrained != 'none' and not (pretrained == 'auto' and name == 'convnet'):
+        from models import weights  # weights.py is also a script, which must not be imported before it is run
+
+        path = weights.find(name) if pretrained == 'auto' else os.path.expanduser(pretrained)
+        backbone.weights = weights.load_backbone(backbone, path)
+    return backbone
+
+
+def _build(name: str) -> Backbone:
+    if name in _OWN:
+        return _OWN[name]()
+    if name in resnet.NAMES:
+        return resnet.build(name)
+    known = zoo.find(name)
+    if known is None:
+        raise ModelError(f'--model {name}: no such network (inception-bn, resnet50_v2, resnet18_v2, convnet, or a '
+                         f'classification network of GluonCV by its name there)')
+    return zoo.build(known)

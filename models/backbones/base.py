@@ -1,0 +1,79 @@
+"""What every backbone has in common."""
+
+from __future__ import annotations
+
+from typing import List, Sequence, Union
+
+import mxnet as mx
+from mxnet.base import MXNetError
+from mxnet.gluon import HybridBlock
+
+from models.errors import ModelError
+
+Contexts = Union[None, mx.Context, List[mx.Context]]
+
+# RGB, 0..255, ImageNet. Gluon's networks were trained on pixels scaled by the deviation, Inception-BN's were not.
+IMAGENET_MEAN = (123.68, 116.779, 103.939)
+IMAGENET_STD = (58.393, 57.12, 57.375)
+
+
+class Backbone(HybridBlock):
+    """A network from normalised images to pooled features.
+
+    Parameters
+    ----------
+    name : str
+        As given to ``--model``.
+    mean, std : sequences of 3 floats
+        What the pixels (RGB, 0..255) are normalised with before they come here.
+
+    Attributes
+    ----------
+    features_dim : int or None
+        Length of the feature vector.
+    weights : dict or None
+        ``file``, ``sha256`` and ``source`` of the pretrained weights that were loaded.
+
+    Inputs:
+        - **x**: (B, 3, H, W) float32, normalised
+
+    Outputs:
+        - **features**: (B, features_dim) float32
+    """
+
+    def __init__(self, name: str, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD,
+                 **kwargs):
+        super().__init__(**kwargs)
+        self.model = name
+        self.mean = tuple(float(value) for value in mean)
+        self.std = tuple(float(value) for value in std)
+        self.features_dim: int | None = None
+        self.weights = None
+
+    def weight_targets(self) -> HybridBlock:
+        """The block whose parameter names a weights file uses."""
+        return self
+
+
+def features_length(backbone: HybridBlock, image_size: int) -> int:
+    """Length of the features of square images of `image_size` pixels, by shape inference: nothing is computed.
+
+    Errors
+    ------
+    ModelError
+        Where the network cannot take images of that size.
+    """
+    shape = (1, 3, image_size, image_size)
+    try:
+        _, outputs, _ = backbone(mx.sym.var('data')).infer_shape(data=shape)
+    except (MXNetError, ValueError) as error:
+        raise ModelError(f'--model {backbone.model} cannot take images of --image-size {image_size}: '
+                         f'try 224, or a network for small images such as convnet') from error
+    return outputs[0][1]
+
+
+def initialize(backbone: HybridBlock, ctx: Contexts, image_size: int = 224) -> None:
+    """Initialises parameters (He's variant of Xavier), leaving no shape to be found out later."""
+    init = mx.init.Xavier(rnd_type='gaussian', factor_type='in', magnitude=2)
+    backbone.infer_shape(mx.nd.zeros((1, 3, image_size, image_size)))
+    backbone.initialize(init, ctx=ctx)

@@ -1,0 +1,94 @@
+"""Inception with batch normalisation (arXiv:1502.03167), the network of most published metric-learning results.
+
+The graph is exactly that of MXNet's public ``Inception-BN-symbol.json``, up to the last pooling, and the names of the
+layers are its names, so that ``Inception-BN-0126.params`` loads. What the paper's figure does not say and that file
+does: convolutions have biases; batch norm has epsilon 1.00001e-05, momentum 0.9 and a learned scale; the first two
+pools have no padding; average pools count their padding; block 5b pools by maximum; the blocks that halve the
+resolution (3c, 4e) have no 1x1 branch and pass the pooled input on.
+"""
+
+from __future__ import annotations
+
+from mxnet.gluon import HybridBlock, nn
+
+from models.backbones.base import IMAGENET_MEAN, Backbone
+
+# block: (1x1, 3x3 reduce, 3x3, double 3x3 reduce, double 3x3, projection of the pool, kind of pool)
+_BLOCKS = {
+    '3a': (64, 64, 64, 64, 96, 32, 'avg'),
+    '3b': (64, 64, 96, 64, 96, 64, 'avg'),
+    '3c': (0, 128, 160, 64, 96, 0, 'max'),
+    '4a': (224, 64, 96, 96, 128, 128, 'avg'),
+    '4b': (192, 96, 128, 96, 128, 128, 'avg'),
+    '4c': (160, 128, 160, 128, 160, 128, 'avg'),
+    '4d': (96, 128, 192, 160, 192, 128, 'avg'),
+    '4e': (0, 128, 192, 192, 256, 0, 'max'),
+    '5a': (352, 192, 320, 160, 224, 128, 'avg'),
+    '5b': (352, 192, 320, 192, 224, 128, 'max'),
+}
+
+
+class _Unit(HybridBlock):
+    """Convolution, batch norm, ReLU; its parameters are called conv_<name> and bn_<name>."""
+
+    def __init__(self, name: str, channels: int, before: int, kernel: int = 1, stride: int = 1, pad: int = 0):
+        super().__init__(prefix='')
+        with self.name_scope():
+            self.conv = nn.Conv2D(channels, kernel, stride, pad, in_channels=before, prefix=f'conv_{name}_')
+            self.bn = nn.BatchNorm(momentum=0.9, epsilon=1.00001e-05, in_channels=channels, prefix=f'bn_{name}_')
+
+    def hybrid_forward(self, F, x):
+        return F.relu(self.bn(self.conv(x)))
+
+
+class _Block(HybridBlock):
+    """Up to four branches side by side, their channels one after another."""
+
+    def __init__(self, name: str, before: int):
+        super().__init__(prefix='')
+        one, reduce3, three, reduce33, double, project, kind = _BLOCKS[name]
+        stride = 1 if one else 2
+        pool = nn.AvgPool2D if kind == 'avg' else nn.MaxPool2D
+        branches = [
+            [_Unit(f'{name}_3x3_reduce', reduce3, before), _Unit(f'{name}_3x3', three, reduce3, 3, stride, 1)],
+            [_Unit(f'{name}_double_3x3_reduce', reduce33, before),
+             _Unit(f'{name}_double_3x3_0', double, reduce33, 3, 1, 1),
+             _Unit(f'{name}_double_3x3_1', double, double, 3, stride, 1)],
+            [pool(3, stride, 1)],
+        ]
+        if one:
+            branches.insert(0, [_Unit(f'{name}_1x1', one, before)])
+            branches[-1].append(_Unit(f'{name}_proj', project, before))
+        self.channels = one + three + double + (project or before)
+        with self.name_scope():
+            self.branches = nn.HybridSequential(prefix='')
+            for units in branches:
+                branch = nn.HybridSequential(prefix='')
+                branch.add(*units)
+                self.branches.add(branch)
+
+    def hybrid_forward(self, F, x):
+        return F.concat(*[branch(x) for branch in self.branches], dim=1)
+
+
+class InceptionBN(Backbone):
+    """See the module. Pixels are expected as RGB minus the mean, not scaled.
+
+    Features have length 1024. The public graph ends in a 7x7 average pool, which at 224 pixels is global; here it is
+    global at any size.
+    """
+
+    def __init__(self, name: str = 'inception-bn', **kwargs):
+        super().__init__(name, IMAGENET_MEAN, (1, 1, 1), **kwargs)
+        with self.name_scope():
+            self.features = nn.HybridSequential(prefix='')
+            self.features.add(_Unit('1', 64, 3, 7, 2, 3), nn.MaxPool2D(3, 2),
+                              _Unit('2_red', 64, 64), _Unit('2', 192, 64, 3, 1, 1), nn.MaxPool2D(3, 2))
+            channels = 192
+            for block in _BLOCKS:
+                self.features.add(_Block(block, channels))
+                channels = self.features[-1].channels
+            self.features.add(nn.GlobalAvgPool2D(), nn.Flatten())
+
+    def hybrid_forward(self, F, x):
+        return self.features(x)

@@ -1,0 +1,125 @@
+"""Classification networks of GluonCV's model zoo, by their names there, without their classifiers.
+
+GluonCV is slow to import and prints advice about what is not installed, so it is imported only when a name is asked
+for that nothing else answers to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+from mxnet.gluon import HybridBlock, nn
+
+from models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from models.errors import ModelError
+
+# The modules of gluoncv.model_zoo that define classification networks; the others detect, segment, track, or are
+# quantised symbols that cannot be trained.
+_MODULES = frozenset((
+    'alexnet', 'cifarresnet', 'cifarresnext', 'cifarwideresnet', 'densenet', 'dla', 'googlenet', 'hrnet', 'inception',
+    'mobilenet', 'mobilenetv3', 'nasnet', 'pruned_resnet.resnetv1b_pruned', 'residual_attentionnet', 'resnest',
+    'resnet', 'resnetv1b', 'resnext', 'se_resnet', 'senet', 'shufflenet', 'squeezenet', 'vgg', 'xception',
+    'yolo.darknet'))
+_CIFAR_MEAN = (125.307, 122.961, 113.8575)
+_CIFAR_STD = (51.5865, 50.847, 51.255)
+_CLASSIFIERS = ('output', 'fc', 'classifier', 'out')
+_TAIL = (nn.Flatten, nn.Dropout, nn.Dense, nn.AvgPool2D, nn.GlobalAvgPool2D)
+
+
+class ZooBackbone(Backbone):
+    """A zoo network cut before its classifier, its features averaged over the image.
+
+    Where the network has ``features`` and ``output``, the end of ``features`` is cut back too (dropout, dense layers
+    as in VGG, pooling of a fixed size), so that any image size works and the features are those of the last
+    convolution. Elsewhere the last layer is replaced by the identity. Names of the layers that stay do not change,
+    so the zoo's own weights load.
+
+    Parameters
+    ----------
+    name : str
+        As given to ``--model``.
+    net : HybridBlock
+        The whole network. It is cut in place.
+    """
+
+    def __init__(self, name: str, net: HybridBlock, mean=IMAGENET_MEAN, std=IMAGENET_STD, **kwargs):
+        super().__init__(name, mean, std, **kwargs)
+        before = set(net._collect_params_with_prefix())
+        _cut(name, net)
+        self.net = net
+        self.removed = sorted(before - set(net._collect_params_with_prefix()))
+        self._split = hasattr(net, 'features')
+
+    def weight_targets(self) -> HybridBlock:
+        return self.net
+
+    def hybrid_forward(self, F, x):
+        x = self.net.features(x) if self._split else self.net(x)
+        # Global average pooling of (B, C, H, W) that leaves (B, C) as it is.
+        return F.mean(F.reshape(x, shape=(0, 0, -1)), axis=2)
+
+
+def _cut(name: str, net: HybridBlock) -> None:
+    classifier = next((child for child in _CLASSIFIERS if child in net._children), None)
+    if classifier is None:
+        raise ModelError(f'--model {name}: no classifier found to take off this network, choose another')
+    if isinstance(getattr(net, 'features', None), nn.HybridSequential):
+        _drop(net, classifier)
+        _cut_tail(net.features)
+        return
+    if isinstance(net._children[classifier], nn.HybridSequential):
+        _cut_tail(net._children[classifier])
+    else:
+        _replace(net, classifier)
+    for child in [child for child, block in net._children.items() if isinstance(block, nn.Dropout)]:
+        _replace(net, child)
+
+
+def _cut_tail(blocks: nn.HybridSequential) -> None:
+    # Only from the end: the layers that stay keep their numbers, and with these their names in weights files.
+    for child in reversed(list(blocks._children)):
+        if not isinstance(blocks._children[child], _TAIL):
+            break
+        del blocks._children[child]
+
+
+def _drop(net: HybridBlock, child: str) -> None:
+    # Gluon has no public way to take a child off; assigning None or another type is refused.
+    del net._children[child]
+    delattr(net, child)
+
+
+def _replace(net: HybridBlock, child: str) -> None:
+    _drop(net, child)
+    setattr(net, child, nn.HybridLambda('identity'))
+
+
+def _models() -> dict[str, object]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        from gluoncv.model_zoo import model_zoo
+    start = 'gluoncv.model_zoo.'
+    return {name: build for name, build in model_zoo._models.items()
+            if build.__module__[len(start):] in _MODULES and not name.endswith('_s')}
+
+
+def _key(name: str) -> str:
+    return name.lower().replace('_', '').replace('-', '')
+
+
+def names() -> list[str]:
+    """All names, sorted."""
+    return sorted(_models())
+
+
+def find(name: str) -> str | None:
+    """The zoo's spelling of `name` (``mobilenet_v2_1.0`` is ``mobilenetv2_1.0`` there), or None."""
+    return {_key(known): known for known in _models()}.get(_key(name))
+
+
+def build(name: str) -> ZooBackbone:
+    """The network `name` (the zoo's spelling), uninitialised."""
+    net = _models()[name]()
+    if name.startswith('cifar_'):
+        return ZooBackbone(name, net, _CIFAR_MEAN, _CIFAR_STD)
+    return ZooBackbone(name, net)
