@@ -1,0 +1,253 @@
+"""GLYPHS, the embedded default: letters and symbols drawn from the fonts that matplotlib ships, no network needed.
+
+200 classes, one character each, in the twelve DejaVu faces. Every image has its own face, size, proportions,
+rotation, shear, place, ink, paper and noise, so that neighbours in pixels are seldom of the same class, while a small
+convolutional network learns the shapes within minutes. Which 100 characters train and which test is drawn by the
+seed.
+
+The images are real files in class folders, the first hundred of which train (the layout of miniCUB)::
+
+    CACHE/glyphs-v1-seed0-size37/0000_U+03A9/000.jpg ...
+
+They are made once, by threads: drawing is OpenCV and NumPy, which let go of the interpreter lock, so that no worker
+process can be left behind or be started twice by a script without a main guard. Each image has a generator of its own,
+seeded by (seed, size, class, number): any number of threads makes the same files. They are drawn into a temporary
+folder beside their place, which is renamed when complete: whoever finds the folder finds all of it, and of two
+processes that make it at once the second to finish takes the first one's.
+"""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Dict, List, Optional, Tuple
+
+import cv2
+import numpy as np
+
+from .errors import DatasetError
+from .folder import read_folders, split_halves
+from .imageset import ImageSet
+from .registry import register
+
+#: Part of the folder's name: to be raised when the pictures change.
+FORMAT = 1
+IMAGES_PER_CLASS = 40
+MANIFEST = 'glyphs.json'
+
+FACES = ('DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSans-BoldOblique',
+         'DejaVuSansMono', 'DejaVuSansMono-Bold', 'DejaVuSansMono-Oblique', 'DejaVuSansMono-BoldOblique',
+         'DejaVuSerif', 'DejaVuSerif-Bold', 'DejaVuSerif-Italic', 'DejaVuSerif-BoldItalic')
+
+#: One character a class. Of the 2,383 characters that all faces have: no accents, digraphs, box drawing; all drawn
+#: at one size in four faces and turned by up to 30 degrees; then letters in the order Latin, Greek, Cyrillic,
+#: Armenian, Georgian, others, and symbols from the most different on, each taken only if its correlation with every
+#: one taken before stays below 0.84. That leaves one of A, Alpha and Cyrillic A, and one of S and s.
+CHARACTERS = (
+              '%0123457:<>ACEKLMNPRTUVWXYZbdekmnqr®±»ÆæƕƢƦƨƸɁɔɮɷɹ'
+              'ʁʍʞʬʭΞΣΦΨαβζλμνςϗϝϞϠϷϻЂЉЊЋЖЛЦЧЩЪЫЮьяђѣӋәԲԴԶԷԸԹԾԿՀՃ'
+              'ՇՊՎՔՖխմչպაგდელორტუფწჯჰჱ჻ᴖᴗᴝᴞᴟ↜↢↲↸⇦⇩⇫⇰⇱⇲√∞∹∺≂≐≤≥⊂⊆⊇'
+              '⊐⊔⊢⌑⌘⌥⎡▱△▷▻▽◁◅◌◔◝◟◧◩◪◰◲◵◸◹◿☼♃♅♡♢♤♧♩♫♬♭♮⟶⩪⩫⬒⬓⬔⬕⬚Ⱶ⸟⸮'
+)
+
+
+def cache_folder() -> str:
+    """Where generated data goes: ``$DML_CACHE``, or ``~/.cache/dml-playground``."""
+    return os.environ.get('DML_CACHE') or os.path.join(os.path.expanduser('~'), '.cache', 'dml-playground')
+
+
+@register('GLYPHS', generated=True)
+def read_glyphs(data_path: Optional[str], size: int = 256, seed: int = 0) -> Tuple[ImageSet, ImageSet]:
+    """Read the set, and make it first where it does not exist.
+
+    Parameters
+    ----------
+    data_path : str or None
+        The folder to generate into, each (seed, size) in a folder of its own; None: `cache_folder()`.
+    size : int
+        Side of the images in pixels.
+    seed : int
+        Draws the split and every picture.
+
+    Outputs
+    -------
+    (train, test) : ImageSets of 100 classes and 4,000 images each, not to be mirrored.
+
+    Raises
+    ------
+    DatasetError
+        If the folder cannot be written, or exists and was changed since it was made.
+    """
+    if size < 16:
+        raise DatasetError('--resize %d is too small to tell glyphs apart, use 16 or more.' % size)
+    base = data_path or cache_folder()
+    folder = os.path.join(base, 'glyphs-v%d-seed%d-size%d' % (FORMAT, seed, size))
+    if not os.path.isdir(folder):
+        try:
+            generate(folder, size, seed)
+        except OSError as error:
+            raise DatasetError('%s cannot be written (%s): choose another place with --data-path or $DML_CACHE.'
+                               % (folder, error)) from None
+    images = read_folders(folder, 'GLYPHS', mirror=False)
+    _check_manifest(folder, images)
+    return split_halves(images)
+
+
+def _manifest(size: int, seed: int) -> Dict[str, int]:
+    return {'format': FORMAT, 'seed': seed, 'size': size, 'classes': len(CHARACTERS),
+            'images': len(CHARACTERS) * IMAGES_PER_CLASS}
+
+
+def _check_manifest(folder: str, images: ImageSet) -> None:
+    """The stamp inside the folder against what is there."""
+    try:
+        with open(os.path.join(folder, MANIFEST), encoding='utf-8') as stream:
+            manifest = json.load(stream)
+        whole = (manifest['classes'], manifest['images']) == (images.num_classes, len(images))
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise DatasetError('%s is not as it was made (%d classes, %d images; see %s): delete it, and it will be made '
+                           'again.' % (folder, images.num_classes, len(images), MANIFEST))
+
+
+def generate(folder: str, size: int, seed: int = 0, threads: Optional[int] = None) -> None:
+    """Draw all images and publish them as `folder`; nothing happens to a `folder` that is there by then.
+
+    Parameters
+    ----------
+    folder : str
+    size, seed : int
+    threads : int, optional
+        Default: one a core.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    DatasetError
+        If matplotlib's fonts are not where they should be.
+    """
+    parent = os.path.dirname(os.path.abspath(folder))
+    os.makedirs(parent, exist_ok=True)
+    _remove_leftovers(parent)
+    temporary = tempfile.mkdtemp(prefix=os.path.basename(folder) + _TEMPORARY, dir=parent)
+    try:
+        threads = threads or os.cpu_count() or 1
+        order = np.random.RandomState([FORMAT, seed % 2 ** 32]).permutation(len(CHARACTERS))
+        stop = threading.Event()
+        with ThreadPoolExecutor(threads) as pool:
+            jobs = [pool.submit(_draw_classes, temporary, order, range(start, len(order), threads), size, seed, stop)
+                    for start in range(threads)]
+            try:
+                for job in jobs:
+                    job.result()
+            finally:
+                stop.set()  # after an error or Ctrl-C the others need not finish
+        with open(os.path.join(temporary, MANIFEST), 'w', encoding='utf-8') as stream:
+            json.dump(_manifest(size, seed), stream)
+        os.chmod(temporary, 0o755)  # mkdtemp makes it private, the cache may be shared
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not os.path.isdir(folder):
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+_TEMPORARY = '.tmp-'
+
+
+def _remove_leftovers(parent: str) -> None:
+    """Delete what killed processes left, once it is so old (an hour) that nobody can still be writing it."""
+    with os.scandir(parent) as entries:
+        for entry in entries:
+            if entry.name.startswith('glyphs-v') and _TEMPORARY in entry.name \
+                    and time.time() - entry.stat().st_mtime > 3600:
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _draw_classes(folder: str, order: np.ndarray, places: range, size: int, seed: int,
+                  stop: threading.Event) -> None:
+    """One thread's share: the classes at these places of the split's order."""
+    fonts = _load_fonts(size)
+    for place in places:
+        character = CHARACTERS[order[place]]
+        shapes = [_shape(font, character) for font in fonts]
+        class_folder = os.path.join(folder, '%04d_U+%04X' % (place, ord(character)))
+        os.mkdir(class_folder)
+        for number in range(IMAGES_PER_CLASS):
+            if stop.is_set():
+                return
+            rng = np.random.RandomState([FORMAT, seed % 2 ** 32, size, ord(character), number])
+            image = _draw(shapes, size, rng)
+            encoded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+            with open(os.path.join(class_folder, '%03d.jpg' % number), 'wb') as stream:
+                stream.write(encoded.tobytes())
+
+
+def _load_fonts(size: int) -> List:
+    """The twelve faces, large enough that a shape is seldom enlarged."""
+    import matplotlib  # only for its folder, and only when there is something to draw
+    from PIL import ImageFont
+    folder = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf')
+    try:
+        return [ImageFont.truetype(os.path.join(folder, face + '.ttf'), size, layout_engine=ImageFont.Layout.BASIC)
+                for face in FACES]
+    except OSError as error:
+        raise DatasetError('%s lacks the DejaVu fonts that matplotlib ships (%s).' % (folder, error)) from None
+
+
+def _shape(font, character: str) -> np.ndarray:
+    """The character's coverage, uint8, cut to its ink."""
+    mask = font.getmask(character, mode='L')
+    pixels = np.asarray(mask, dtype=np.uint8).reshape(mask.size[::-1])
+    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+    return np.ascontiguousarray(pixels[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1])
+
+
+def _draw(shapes: List[np.ndarray], size: int, rng: np.random.RandomState) -> np.ndarray:
+    """One picture, uint8 (size, size, 3)."""
+    shape = shapes[rng.randint(len(shapes))]
+    ink = _place(shape, size, rng)[:, :, None]
+    paper_colour, ink_colour = _colours(rng)
+    paper = paper_colour + _cloud(size, 3, rng) * rng.uniform(0, 50)
+    image = paper + (ink_colour + _cloud(size, 2, rng) * rng.uniform(0, 30) - paper) * ink
+    image += rng.uniform(4, 24) * rng.standard_normal((size, size, 3)).astype(np.float32)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def _place(shape: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:
+    """The shape's coverage in the picture, float32 (size, size) from 0 to 1: turned, sheared, scaled, moved."""
+    height, width = shape.shape
+    angle, shear, stretch = np.deg2rad(rng.uniform(-20, 20)), rng.uniform(-0.25, 0.25), rng.uniform(-0.2, 0.2)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = turn @ np.array([[1, shear], [0, 1]]) @ np.diag([np.exp(stretch), np.exp(-stretch)])
+    extent = np.abs(linear) @ [width, height]  # of the transformed shape's bounding box
+    target = rng.uniform(0.4, 0.75) * size
+    linear *= target / extent.max()
+    centre = size / 2 + rng.uniform(-1, 1, size=2) * (0.86 * size - target * extent / extent.max()) / 2
+    offset = centre - linear @ [width / 2, height / 2]
+    matrix = np.column_stack([linear, offset])
+    moved = cv2.warpAffine(shape, matrix, (size, size), flags=cv2.INTER_AREA)
+    blur = rng.uniform(0.2, 0.8) * size / 37
+    return cv2.GaussianBlur(moved, (0, 0), blur).astype(np.float32) / 255
+
+
+def _colours(rng: np.random.RandomState) -> Tuple[np.ndarray, np.ndarray]:
+    """Paper and ink: either may be the lighter one; far enough apart in brightness to be read."""
+    while True:
+        paper, ink = rng.uniform(0, 255, size=(2, 3)).astype(np.float32)
+        if abs((paper - ink) @ np.array([0.114, 0.587, 0.299], dtype=np.float32)) > 60:
+            return paper, ink
+
+
+def _cloud(size: int, cells: int, rng: np.random.RandomState) -> np.ndarray:
+    """Smooth change of brightness over the picture, float32 (size, size, 1), about -1 to 1."""
+    coarse = rng.uniform(-1, 1, size=(cells, cells)).astype(np.float32)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)[:, :, None]

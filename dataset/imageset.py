@@ -1,0 +1,148 @@
+"""A labelled set of image files, and the class-disjoint split of one."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .errors import DatasetError
+
+
+@dataclass
+class ImageSet:
+    """Image files with the class of each.
+
+    Parameters
+    ----------
+    paths : list of str
+        One file an image.
+    labels : int64 array, shape (N,)
+        Class ids, contiguous from 0; every id below the number of classes occurs.
+    class_names : list of str
+        Name of class 0, 1, ...
+    boxes : float32 array, shape (N, 4), optional
+        The object's place in each image: x, y (upper left corner), width, height, in pixels.
+    name : str
+        The dataset's name, for messages and logs.
+    mirror : bool
+        Whether training may mirror these images (a mirrored b is a d).
+
+    Raises
+    ------
+    DatasetError
+        If the parts do not fit together.
+    """
+
+    paths: List[str]
+    labels: np.ndarray
+    class_names: List[str]
+    boxes: Optional[np.ndarray] = None
+    name: str = ''
+    mirror: bool = True
+
+    def __post_init__(self) -> None:
+        self.paths = list(self.paths)
+        self.class_names = list(self.class_names)
+        labels = np.asarray(self.labels)
+        if labels.ndim != 1 or len(labels) != len(self.paths) or labels.dtype.kind not in 'iu':
+            raise DatasetError('%s needs one integer label for each of its %d images, not an array of shape %s and '
+                               'type %s.' % (self._title, len(self.paths), labels.shape, labels.dtype))
+        self.labels = labels.astype(np.int64)
+        if not np.array_equal(np.unique(self.labels), np.arange(len(self.class_names))):
+            raise DatasetError('%s needs labels 0 to %d, each with at least one image.'
+                               % (self._title, len(self.class_names) - 1))
+        if self.boxes is not None:
+            self.boxes = np.asarray(self.boxes, dtype=np.float32)
+            if self.boxes.shape != (len(self.paths), 4):
+                raise DatasetError('%s needs one box of 4 numbers for each of its %d images, not an array of shape %s.'
+                                   % (self._title, len(self.paths), self.boxes.shape))
+
+    @property
+    def _title(self) -> str:
+        return self.name or 'An image set'
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def select_classes(self, ids: Sequence[int]) -> ImageSet:
+        """The images of some classes, in their present order; class ``ids[k]`` becomes class k.
+
+        Raises
+        ------
+        DatasetError
+            If `ids` is empty, names a class twice or names one that does not exist.
+        """
+        ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+        if not len(ids) or len(np.unique(ids)) != len(ids) or ids.min() < 0 or ids.max() >= self.num_classes:
+            raise DatasetError('%s has classes 0 to %d: cannot select %s.'
+                               % (self._title, self.num_classes - 1, ids.tolist()))
+        new_label = np.full(self.num_classes, -1, dtype=np.int64)
+        new_label[ids] = np.arange(len(ids))
+        labels = new_label[self.labels]
+        keep = np.flatnonzero(labels >= 0)
+        return ImageSet(paths=[self.paths[i] for i in keep], labels=labels[keep],
+                        class_names=[self.class_names[i] for i in ids],
+                        boxes=None if self.boxes is None else self.boxes[keep], name=self.name, mirror=self.mirror)
+
+
+def split_classes(train: ImageSet, fraction: float, seed: int = 0) -> Tuple[ImageSet, ImageSet]:
+    """Hold out a random share of the classes, with all of their images.
+
+    Both parts keep the classes in their order. Each gets at least two classes: with one there is nothing to tell
+    apart.
+
+    Parameters
+    ----------
+    train : ImageSet
+    fraction : float
+        Share of the classes to hold out, between 0 and 1, both excluded.
+    seed : int
+        Chooses the classes.
+
+    Outputs
+    -------
+    (rest, held_out) : ImageSets without a common class.
+
+    Raises
+    ------
+    DatasetError
+        If `fraction` is out of range or there are fewer than four classes.
+    """
+    if not 0 < fraction < 1:
+        raise DatasetError('--val-split takes a share of the classes between 0 and 1, not %g.' % fraction)
+    total = train.num_classes
+    if total < 4:
+        raise DatasetError('--val-split needs at least 4 training classes, %s has %d.' % (train._title, total))
+    count = min(max(int(round(fraction * total)), 2), total - 2)
+    order = np.random.RandomState(seed).permutation(total)
+    return train.select_classes(np.sort(order[count:])), train.select_classes(np.sort(order[:count]))
+
+
+class Counts(NamedTuple):
+    """How much a published dataset holds."""
+
+    train_classes: int
+    test_classes: int
+    train_images: int
+    test_images: int
+
+
+def check_counts(train: ImageSet, test: ImageSet, expected: Counts, source: str) -> None:
+    """Compare with the published counts; `source` is the file or folder to name.
+
+    Raises
+    ------
+    DatasetError
+        On the first count that differs.
+    """
+    found = Counts(train.num_classes, test.num_classes, len(train), len(test))
+    for what, have, want in zip(Counts._fields, found, expected):
+        if have != want:
+            raise DatasetError('%s has %d %s where %s has %d.'
+                               % (source, have, what.replace('_', 'ing ', 1) if what.startswith('train')
+                                  else what.replace('_', ' '), train.name, want))

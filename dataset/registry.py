@@ -1,0 +1,70 @@
+"""Datasets by name: each reader's module enters itself here."""
+from __future__ import annotations
+
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+
+from .errors import DatasetError
+from .imageset import ImageSet
+
+
+class _Entry(NamedTuple):
+    reader: Callable[..., Tuple[ImageSet, ImageSet]]
+    generated: bool
+
+
+_READERS: Dict[str, _Entry] = {}
+
+
+def register(name: str, generated: bool = False) -> Callable:
+    """Decorator that enters a reader under `name`.
+
+    A reader takes the data folder and returns (train, test). A reader that is `generated` makes its images itself:
+    it is called as ``reader(data_path or None, size=..., seed=...)``.
+    """
+    def enter(reader: Callable) -> Callable:
+        if name in _READERS:
+            raise ValueError('dataset %s is registered twice' % name)
+        _READERS[name] = _Entry(reader, generated)
+        return reader
+    return enter
+
+
+def dataset_names() -> List[str]:
+    """Names that `get_dataset` knows, in the order of registration."""
+    return list(_READERS)
+
+
+def get_dataset(name: str, data_path: Optional[str], image_size: int = 224, resize: int = 256,
+                seed: int = 0) -> Tuple[ImageSet, ImageSet]:
+    """Read a dataset: its training and its test images, which share no class.
+
+    Parameters
+    ----------
+    name : str
+        One of `dataset_names()`.
+    data_path : str or None
+        The dataset's folder. None only for a generated set, which then goes to the cache folder.
+    image_size, resize : int
+        Side in pixels of the crop the network sees, and of the image it is cut from. Generated images are made with
+        side `resize`, files on disk are left as they are; `image_size` is accepted so that every caller can pass its
+        preprocessing as a whole.
+    seed : int
+        Of a generated set.
+
+    Outputs
+    -------
+    (train, test) : ImageSets
+
+    Raises
+    ------
+    DatasetError
+        If the name is unknown, the folder is missing, or its content is not what the dataset must have.
+    """
+    if name not in _READERS:
+        raise DatasetError('--dataset %s is unknown: choose one of %s.' % (name, ', '.join(dataset_names())))
+    entry = _READERS[name]
+    if entry.generated:
+        return entry.reader(data_path, size=resize, seed=seed)
+    if not data_path:
+        raise DatasetError('--dataset %s needs --data-path, the folder that holds it.' % name)
+    return entry.reader(data_path)
