@@ -80,8 +80,12 @@ rm -rf "$VENV"
 mkdir -p "$VENV"
 : > "$VENV/dml-playground.making"
 "$python" -m venv "$VENV"
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check pip==25.0.1
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@" -r requirements-dev.txt
+quiet=--quiet
+[ -t 1 ] && quiet=  # downloads are 100 to 500 MB: a person at a terminal sees them move
+# shellcheck disable=SC2086
+"$VENV/bin/python" -m pip install $quiet --disable-pip-version-check pip==25.0.1
+# shellcheck disable=SC2086
+"$VENV/bin/python" -m pip install $quiet --disable-pip-version-check "$@" -r requirements-dev.txt
 
 if ! problem=$("$VENV/bin/python" -W ignore -c 'import mxnet' 2>&1); then
     fail "MXNet ($mxnet) was installed but does not start: $(printf '%s\n' "$problem" | tail -n 1)" \
