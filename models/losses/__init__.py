@@ -1,0 +1,6 @@
+"""The losses: one module an algorithm, each ``loss(embeddings (B, E), labels (B,)) -> (1,)``."""
+from .margin import MarginLoss
+
+__all__ = [
+    'MarginLoss',
+]

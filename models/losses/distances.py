@@ -1,0 +1,66 @@
+"""Pairwise distances that are safe in float32: on the device for the gradient, in NumPy for mining.
+
+All are computed as ``|x|² + |y|² - 2 x·y``, in B x B memory. Cancellation makes that form wrong by about ``1e-7 |x|²``,
+so the points are first moved to their common mean (distances do not change, and neither do gradients): embeddings that
+share a large offset, or are all the same, come out right.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+# Added to log-domain masks: far below any score, far from overflow in float32.
+MINUS_INFINITY = -1e30
+
+
+def same_class(F: Any, labels: Any) -> Any:
+    """Return ``S`` (B, B) float32 with ``S_ij = 1`` where ``labels_i == labels_j`` (the diagonal included), else 0."""
+    labels = F.cast(labels, dtype='float32')  # exact for class ids below 2^24
+    return F.broadcast_equal(F.expand_dims(labels, axis=1), F.expand_dims(labels, axis=0))
+
+
+def squared_distances(F: Any, x: Any, y: Any = None, centre: bool = True) -> Any:
+    """Squared Euclidean distances, differentiable everywhere.
+
+    Parameters
+    ----------
+    F : module
+        ``mxnet.nd`` or ``mxnet.sym``.
+    x : (B, E)
+    y : (C, E), optional
+        Without it, distances are among the rows of `x`.
+    centre : bool
+        Move the points by the mean of `x` first. Not needed for rows of norm 1.
+
+    Returns
+    -------
+    (B, C) or (B, B). Rounding may leave values slightly below 0, also on the diagonal: mask it.
+    """
+    if centre:
+        mean = F.BlockGrad(F.mean(x, axis=0, keepdims=True))
+        x = F.broadcast_sub(x, mean)
+        y = y if y is None else F.broadcast_sub(y, mean)
+    x2 = F.sum(F.square(x), axis=1, keepdims=True)
+    y, y2 = (x, x2) if y is None else (y, F.sum(F.square(y), axis=1, keepdims=True))
+    return F.linalg_gemm(x, y, F.broadcast_add(x2, F.transpose(y2)), alpha=-2.0, beta=1.0, transpose_b=True)
+
+
+def distances(F: Any, x: Any, y: Any = None, eps: float = 1e-16, centre: bool = True) -> Any:
+    """Euclidean distances (not squared), with gradient 0 instead of NaN where two points coincide.
+
+    `eps` is the smallest squared distance told from 0; see `squared_distances` for the rest.
+    """
+    return F.sqrt(F.maximum(squared_distances(F, x, y, centre), eps))
+
+
+def host_squared_distances(x: np.ndarray) -> np.ndarray:
+    """Squared distances among the rows of `x` (B, E), float64 (B, B), none negative: for choosing indices."""
+    x = x.astype(np.float64)
+    x -= x.mean(axis=0)
+    x2 = np.einsum('ij,ij->i', x, x)
+    d2 = x @ x.T
+    d2 *= -2
+    d2 += x2[:, None]
+    d2 += x2
+    return np.maximum(d2, 0, out=d2)

@@ -1,0 +1,93 @@
+"""Margin loss with distance-weighted sampling: Wu, Manmatha, Smola, Krähenbühl, "Sampling matters in deep embedding
+learning", ICCV 2017 (arXiv:1706.07567)."""
+from __future__ import annotations
+
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+from mxnet.gluon.loss import Loss
+
+from .distances import distances, host_squared_distances, same_class
+
+
+class MarginLoss(Loss):
+    r"""Margin loss (eq. 4 to 8).
+
+    .. math::
+        \ell(i, j) = [\alpha + y_{ij} (D_{ij} - \beta_{c(i)})]_+ , \qquad
+        L = \frac{\sum \ell(i, j) + \nu \sum \beta_{c(a)}}{\#\{\ell(i, j) > 0\}}
+
+    :math:`y_{ij}` is 1 for a pair of one class, else -1; :math:`\beta_{c(i)}` belongs to the **class of the anchor** i.
+    The sum runs over all ordered positive pairs (a, p), and for each of them one pair (a, n) drawn with
+
+    .. math:: \Pr(n | a) \propto \min(\lambda, q(D_{an})^{-1}), \qquad q(d) \propto d^{E-2} (1 - d^2/4)^{(E-3)/2}
+
+    among the negatives with D < `max_distance`, where the loss can be non-zero; 1/q falls until there, so that
+    :math:`\lambda = q(\mathrm{min\_distance})^{-1}`. An anchor without such a negative draws evenly from all of its
+    negatives. The regulariser counts :math:`\beta_{c(a)}` once for every (a, p, n), as the authors' code does.
+
+    Parameters
+    ----------
+    num_classes : int
+        Number of training classes, the length of beta.
+    margin, beta, nu : float
+        alpha, the initial value of every beta, and the weight of the regulariser.
+    learn_beta : bool
+        False keeps beta where it is.
+    min_distance, max_distance : float
+        Range of distances within which the sampling weighs.
+    seed : int
+        Of the sampling; see `reseed`.
+
+    Inputs: embeddings (B, E) of norm 1; labels (B,), class ids in 0 .. num_classes - 1, in any order.
+    Outputs: loss (1,); 0 (plus the regulariser) where no pair violates its margin.
+    """
+
+    def __init__(self, num_classes: int, margin: float = 0.2, beta: float = 1.2, nu: float = 0.0,
+                 learn_beta: bool = True, min_distance: float = 0.5, max_distance: float = 1.4, seed: int = 0,
+                 **kwargs: Any) -> None:
+        super().__init__(weight=None, batch_axis=0, **kwargs)
+        self._margin, self._nu, self._range = margin, nu, (min_distance, max_distance)
+        self.reseed(seed)
+        with self.name_scope():
+            self.beta = self.params.get('beta', shape=(num_classes,), init=mx.init.Constant(beta),
+                                        grad_req='write' if learn_beta else 'null')
+
+    def reseed(self, seed: int) -> None:
+        """Start the sampling anew: the same seed and batches give the same negatives."""
+        self._rng = np.random.RandomState(seed)
+
+    def forward(self, embeddings: mx.nd.NDArray, labels: mx.nd.NDArray) -> mx.nd.NDArray:
+        pairs = self.sample(embeddings.asnumpy(), labels.asnumpy())
+        return super().forward(embeddings, labels, mx.nd.array(pairs, ctx=embeddings.ctx))
+
+    def hybrid_forward(self, F: Any, embeddings: Any, labels: Any, pairs: Any, beta: Any) -> Any:
+        y = 2 * same_class(F, labels) - 1
+        beta = F.expand_dims(F.take(beta, labels), axis=1)
+        loss = F.relu(self._margin + y * F.broadcast_sub(distances(F, embeddings), beta))
+        count = F.maximum(F.sum(pairs * (loss > 0)), 1)
+        regulariser = self._nu * F.sum(F.broadcast_mul(pairs * (y > 0), beta)) if self._nu else 0
+        return (F.sum(pairs * loss) + regulariser) / count
+
+    def sample(self, embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """How often each ordered pair enters the loss, (B, B) float32: a positive pair once, a negative as drawn."""
+        batch, dim = embeddings.shape
+        same = labels[:, None] == labels
+        positives = same & ~np.eye(batch, dtype=bool)
+        d = np.sqrt(host_squared_distances(embeddings), dtype=np.float32)
+        near = ~same & (d < self._range[1])
+        np.clip(d, *self._range, out=d)
+        log_weights = (2 - dim) * np.log(d) + (3 - dim) / 2 * np.log(1 - d * d / 4)
+        log_weights[~near] = -np.inf
+        fallback = ~near.any(axis=1)
+        log_weights[fallback] = np.where(same[fallback], -np.inf, 0)
+
+        anchors = np.nonzero(positives & ~same.all(axis=1, keepdims=True))[0]
+        log_weights[same.all(axis=1)] = 0  # no negative at all: never drawn from
+        cdf = np.exp(log_weights - log_weights.max(axis=1, keepdims=True)).cumsum(axis=1, dtype=np.float64)
+        cdf /= cdf[:, -1:]
+        cdf += np.arange(batch)[:, None]  # row i now covers (i, i + 1]: one search serves all anchors
+        draws = self._rng.random_sample(len(anchors)) * (1 - 1e-9)  # keeps i + draw below i + 1 after rounding
+        drawn = np.searchsorted(cdf.ravel(), anchors + draws, side='right')
+        return (positives + np.bincount(drawn, minlength=batch * batch).reshape(batch, batch)).astype(np.float32)
