@@ -1,0 +1,4 @@
+"""What is the same for all twelve algorithms: flags, training loop, evaluation, checkpoints, logs."""
+from common.runtime import prepare
+
+prepare()

@@ -1,0 +1,232 @@
+"""The flags that all twelve scripts share, and the way a script ends when its input is bad."""
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from typing import Any, Callable, List, Optional
+
+from common.errors import TrainingError, UsageError
+from common.evaluation import EvaluationError
+from common.optim import parse_steps
+from common.runtime import available_cores
+from dataset import DatasetError, dataset_names
+from models import ModelError, is_backbone
+
+MAX_SEED = 2 ** 31 - 1
+
+
+def _number(convert: Callable, low: float, high: float, low_open: bool, what: str) -> Callable[[str], Any]:
+    def parse(text: str):
+        try:
+            value = convert(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value if low_open else low <= value) or not value <= high or math.isinf(value):
+            raise argparse.ArgumentTypeError(f'{text!r} is not {what}')
+        return value
+    return parse
+
+
+positive_int = _number(int, 1, 2 ** 31 - 1, False, 'a whole number from 1')
+non_negative_int = _number(int, 0, 2 ** 31 - 1, False, 'a whole number from 0')
+positive_float = _number(float, 0, math.inf, True, 'a number above 0')
+non_negative_float = _number(float, 0, math.inf, False, 'a number from 0')
+fraction = _number(float, 0, 1, False, 'a number from 0 to 1')
+seed_number = _number(int, 0, MAX_SEED, False, f'a whole number from 0 to {MAX_SEED}')
+
+
+def _backbone(name: str) -> str:
+    if not is_backbone(name):
+        raise argparse.ArgumentTypeError(f'{name!r} is neither inception-bn, resnet50_v2, resnet18_v2, convnet nor the '
+                                         "name of a classification network in GluonCV's model zoo")
+    return name
+
+
+def _steps(text: str) -> str:
+    try:
+        parse_steps(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _optimizer(name: str) -> str:
+    import mxnet as mx
+    if name.lower() not in mx.optimizer.Optimizer.opt_registry:
+        raise argparse.ArgumentTypeError(f'{name!r} is not an optimiser of MXNet (adam, sgd, rmsprop, ...)')
+    return name.lower()
+
+
+def _file_or_none(text: str) -> Optional[str]:
+    return None if text == 'None' else text
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the script's docstring as it is written, and every default."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False, '') or 'default' in (action.help or ''):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class TrainingParser(argparse.ArgumentParser):
+    """Parser of one training script: the shared flags, with the script's own defaults.
+
+    Parameters
+    ----------
+    script : str
+        Name of the script, e.g. ``train_margin``.
+    algorithm : str
+        Short name of the algorithm; the title of its group of flags, which is the attribute `algorithm`.
+    description : str
+        Head of ``--help``: the script's docstring.
+    batch_size, epochs, lr, steps, factor, wd :
+        The published settings of the algorithm, which become the defaults.
+    """
+
+    def __init__(self, script: str, algorithm: str, description: str, *, batch_size: int, epochs: int, lr: float = 1e-4,
+                 steps: str = '0', factor: float = 0.5, wd: float = 1e-5):
+        super().__init__(prog=f'{script}.py', description=description, formatter_class=_Formatter, allow_abbrev=False)
+        self.set_defaults(script=script, algorithm_name=algorithm)
+
+        data = self.add_argument_group('data')
+        data.add_argument('--dataset', default='CUB', choices=dataset_names(), help='dataset')
+        data.add_argument('--data-path', metavar='DIR',
+                          help='folder of the dataset; needed for all but GLYPHS, which is drawn into a cache')
+        data.add_argument('--use-crops', action='store_true', help='crop every image to its bounding box first')
+        data.add_argument('--image-size', type=positive_int, default=224, metavar='PIXELS',
+                          help='side of the crop that the network sees')
+        data.add_argument('--resize', type=positive_int, metavar='PIXELS',
+                          help='side to which images are resized before the crop (default: 8/7 of --image-size: 256)')
+        data.add_argument('--num-workers', type=non_negative_int, default=available_cores(), metavar='THREADS',
+                          help='threads that decode images; 0 decodes in the training thread')
+        data.add_argument('--cache', metavar='DIR',
+                          help='keep the decoded, resized images in a memory-mapped file in this folder')
+        data.add_argument('--skip-bad-images', type=non_negative_int, default=0, metavar='N',
+                          help='go on with up to N unreadable images, each named in the log')
+        data.add_argument('--val-split', type=fraction, default=0.0, metavar='F',
+                          help='fraction of the training classes held out to choose the epoch; 0 holds out none')
+
+        model = self.add_argument_group('model')
+        model.add_argument('--model', type=_backbone, default='inception-bn', metavar='NAME',
+                           help="backbone: inception-bn, resnet50_v2, resnet18_v2, convnet, or the name of any "
+                                "classification network in GluonCV's model zoo")
+        model.add_argument('--embed-dim', type=positive_int, default=64, metavar='N', help='size of the embedding')
+        model.add_argument('--pretrained', default='auto', metavar='{auto,none,FILE}',
+                           help='weights of the backbone: auto (looked for in $MXNET_HOME/models, then downloaded; '
+                                'none for convnet), none, or a .params or .safetensors file')
+        model.add_argument('--disable-hybridize', action='store_true', help='run the network eagerly, to debug it')
+
+        optimisation = self.add_argument_group('optimisation')
+        optimisation.add_argument('--batch-size', type=positive_int, default=batch_size, metavar='IMAGES',
+                                  help='images in a batch, over all devices')
+        optimisation.add_argument('--epochs', type=positive_int, default=epochs, metavar='N', help='epochs of a run')
+        optimisation.add_argument('--optimizer', type=_optimizer, default='adam', metavar='NAME',
+                                  help='optimiser, by its name in MXNet')
+        optimisation.add_argument('--lr', type=positive_float, default=lr, metavar='RATE', help='learning rate')
+        optimisation.add_argument('--factor', type=positive_float, default=factor, metavar='F',
+                                  help='the learning rates are multiplied by this at each step')
+        optimisation.add_argument('--steps', type=_steps, default=steps, metavar='EPOCHS',
+                                  help='when the rates decay: 12,14 after the 12th and the 14th epoch, -4 after every '
+                                       'fourth, 0 never')
+        optimisation.add_argument('--wd', type=non_negative_float, default=wd, metavar='RATE', help='weight decay')
+
+        evaluation = self.add_argument_group('evaluation')
+        evaluation.add_argument('--eval-every', type=positive_int, default=1, metavar='EPOCHS',
+                                help='evaluate after every so many epochs, and after the last')
+        evaluation.add_argument('--skip-pretrain-validation', action='store_true',
+                                help='do not evaluate before training')
+        evaluation.add_argument('--no-nmi', action='store_true', help='leave out clustering and its NMI')
+
+        run = self.add_argument_group('run')
+        run.add_argument('--gpus', default='-1', metavar='CODE',
+                         help='devices: -1 all GPUs found, else the CPU; -2 the CPU; 0,1 those GPUs')
+        run.add_argument('--kvstore', default='device', choices=['local', 'device'],
+                         help='where the gradients of several devices are added up: on the CPU, or on the devices')
+        run.add_argument('--seed', type=seed_number, default=123, metavar='N',
+                         help='seed of the first run; run r uses seed + r - 1')
+        run.add_argument('--number-of-runs', type=positive_int, default=1, metavar='N',
+                         help='independent runs, each from a fresh start')
+        run.add_argument('--results-dir', default='results', metavar='DIR', help='folder of logs/ and models/')
+        run.add_argument('--logfile', type=_file_or_none, default='auto', metavar='FILE',
+                         help='run log, appended to; None writes none (default: '
+                              'RESULTS_DIR/logs/SCRIPT_DATASET_MODEL.jsonl)')
+        run.add_argument('--log-postfix', default='', metavar='TEXT', help="added to the default log's name")
+        run.add_argument('--save-model-prefix', type=_file_or_none, default='auto', metavar='PREFIX',
+                         help='models go to PREFIX-best.params and PREFIX-last.params, the checkpoint to '
+                              'PREFIX.ckpt.npz; None saves nothing (default: RESULTS_DIR/models/SCRIPT_DATASET_MODEL)')
+        run.add_argument('--load-checkpoint', nargs='?', const='auto', metavar='FILE',
+                         help='go on from this checkpoint, exactly; without a FILE, from that of --save-model-prefix')
+
+        self.algorithm = self.add_argument_group(algorithm)
+
+    def add_batch_k(self, default: Optional[int]) -> None:
+        """Adds --batch-k; a `default` of None means 0 (shuffled), and 4 on SOP."""
+        if default is None:
+            self.algorithm.add_argument('--batch-k', type=non_negative_int, metavar='K',
+                                        help='images of each class in a class-balanced batch; 0: shuffled batches '
+                                             '(default: 0, the published setting; 4 on SOP)')
+        else:
+            self.algorithm.add_argument('--batch-k', type=positive_int, default=default, metavar='K',
+                                        help='images of each class in a batch')
+
+    def add_batches_per_epoch(self, default: int, help: str = 'batches in an epoch') -> None:
+        """Adds --batches-per-epoch and the names it had in the published scripts."""
+        self.algorithm.add_argument('--batches-per-epoch', '--iteration-per-epoch', '--epoch-length', default=default,
+                                    type=positive_int if default else non_negative_int, metavar='N', help=help)
+
+    def parse_args(self, args: Optional[List[str]] = None, namespace=None) -> argparse.Namespace:
+        """Parses and checks what concerns more than one flag; ends with exit status 2 on a mistake."""
+        opt = super().parse_args(args, namespace)
+        if opt.resize is None:
+            opt.resize = round(opt.image_size * 8 / 7)
+        if opt.resize < opt.image_size:
+            self.error(f'--resize {opt.resize} is smaller than --image-size {opt.image_size}')
+        if opt.data_path is None and opt.dataset != 'GLYPHS':
+            self.error(f'--data-path is needed for --dataset {opt.dataset}')
+        if opt.val_split >= 1:
+            self.error('--val-split 1 leaves no class to train on')
+        if opt.seed + opt.number_of_runs - 1 > MAX_SEED:
+            self.error(f'--seed {opt.seed} is too large for --number-of-runs {opt.number_of_runs}')
+        if getattr(opt, 'batch_k', 0) is None:
+            opt.batch_k = 4 if opt.dataset == 'SOP' else 0
+        if getattr(opt, 'batch_k', 0) and opt.batch_size % opt.batch_k:
+            self.error(f'--batch-size {opt.batch_size} is not a multiple of --batch-k {opt.batch_k}')
+        name = f'{opt.script}_{opt.dataset}_{opt.model}'
+        if opt.logfile == 'auto':
+            opt.logfile = os.path.join(opt.results_dir, 'logs', f'{name}{opt.log_postfix}.jsonl')
+        if opt.save_model_prefix == 'auto':
+            opt.save_model_prefix = os.path.join(opt.results_dir, 'models', name + opt.log_postfix)
+        if opt.load_checkpoint == 'auto':
+            if opt.save_model_prefix is None:
+                self.error('--load-checkpoint needs a FILE when --save-model-prefix is None')
+            opt.load_checkpoint = opt.save_model_prefix + '.ckpt.npz'
+        return opt
+
+    def error(self, message: str):
+        """Ends with one line and exit status 2."""
+        self.exit(2, f'{self.prog}: {message} (see --help)\n')
+
+
+def main(parse_args: Callable[..., argparse.Namespace], train: Callable[[argparse.Namespace], Any]) -> None:
+    """Runs a script; an expected error ends it with one line on stderr and exit status 1 (data) or 2 (usage)."""
+    script = os.path.basename(sys.argv[0])
+    try:
+        train(parse_args())
+    except UsageError as error:
+        sys.exit(_last_words(script, error, 2))
+    except (DatasetError, ModelError, EvaluationError, TrainingError) as error:
+        sys.exit(_last_words(script, error, 1))
+    except OSError as error:
+        where = f': {error.filename}' if error.filename else ''
+        sys.exit(_last_words(script, f'{error.strerror or error}{where}', 1))
+    except KeyboardInterrupt as error:
+        sys.exit(_last_words(script, error if error.args else 'interrupted', 130))
+
+
+def _last_words(script: str, message: Any, status: int) -> int:
+    sys.stderr.write(f'{script}: {message}\n')
+    return status

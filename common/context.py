@@ -1,0 +1,40 @@
+"""From the codes of --gpus to MXNet contexts."""
+from __future__ import annotations
+
+from typing import List, Union
+
+import mxnet as mx
+
+from common.errors import UsageError
+
+
+def get_contexts(gpus: Union[str, List[mx.Context]]) -> List[mx.Context]:
+    """Contexts named by `--gpus`.
+
+    Parameters
+    ----------
+    gpus : str, or list of mx.Context
+        ``-1``: every GPU found, else the CPU; ``-2``: the CPU; ``0,1``: those GPUs. Contexts are returned as they are,
+        for callers from Python: ``[mx.cpu(0), mx.cpu(1)]``.
+
+    Raises
+    ------
+    UsageError
+        If the code is malformed, or names a GPU that is not there.
+    """
+    if isinstance(gpus, (list, tuple)):
+        return list(gpus)
+    try:
+        ids = [int(part) for part in str(gpus).split(',')]
+    except ValueError:
+        raise UsageError(f'--gpus: {gpus!r} is not -1, -2 or a list of GPU numbers such as 0,1') from None
+    if ids == [-2]:
+        return [mx.cpu(0)]
+    found = mx.context.num_gpus()
+    if ids == [-1]:
+        return [mx.gpu(i) for i in range(found)] or [mx.cpu(0)]
+    if min(ids) < 0 or len(set(ids)) < len(ids):
+        raise UsageError(f'--gpus: {gpus!r} is not -1, -2 or a list of different GPU numbers such as 0,1')
+    if max(ids) >= found:
+        raise UsageError(f'--gpus {gpus}: this machine has {found} GPUs that MXNet can use (-2 trains on the CPU)')
+    return [mx.gpu(i) for i in ids]

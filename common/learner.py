@@ -1,0 +1,122 @@
+"""One network with its loss and optimisers: initialised, stepped, saved and restored, on one device or several."""
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from typing import Any, Dict, List
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd, gluon
+
+from common import checkpoint
+from common.errors import TrainingError
+from common.optim import GroupTrainer, decay, parse_steps
+
+
+def derived_seed(*parts: int) -> int:
+    """A seed for one purpose, made from the run's seed and what tells the purpose apart."""
+    return int(np.random.SeedSequence([int(part) for part in parts]).generate_state(1)[0] & 0x7fffffff)
+
+
+def seed_everything(*parts: int) -> None:
+    """Seeds every global generator."""
+    seed = derived_seed(*parts)
+    mx.random.seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def initialize(block: gluon.Block, ctx: List[mx.Context]) -> None:
+    """Initialises those parameters of a block that are not yet, by their own initialisers."""
+    for param in block.collect_params().values():
+        if param._data is None and not param._deferred_init:
+            param.initialize(ctx=ctx, default_init=mx.init.Xavier(magnitude=0.2))
+
+
+class Learner:
+    """One network with its loss and optimisers, on one or several devices.
+
+    The batch is split over the devices; each embeds its share; the embeddings are gathered on the first device inside
+    the recorded graph, and the loss sees the whole batch there. Gradients are therefore those of one device.
+    """
+
+    def __init__(self, experiment, opt: argparse.Namespace, ctx: List[mx.Context]):
+        self.net, self.loss, self.sampler = experiment.net, experiment.loss, experiment.sampler
+        self.embed = experiment.embed or experiment.net
+        self.opt, self.ctx = opt, ctx
+        initialize(self.net, ctx)
+        initialize(self.loss, ctx[:1])
+        for context in ctx:
+            self.net(mx.nd.zeros((1, opt.image_size, opt.image_size, 3), ctx=context, dtype='uint8'))
+        if not opt.disable_hybridize:
+            self.net.hybridize(static_alloc=True)
+            self.loss.hybridize(static_alloc=True)
+        self.trainers = [GroupTrainer(group, opt.kvstore) for group in experiment.param_groups if group.trainable()]
+        trainable = [p for p in self.net.collect_params().values() if p.grad_req != 'null']
+        self._watched = trainable[-1] if trainable else None
+
+    def forward(self, images: np.ndarray) -> mx.nd.NDArray:
+        """Embeddings (B, E) of a batch of uint8 images (B, H, W, 3), on the first device."""
+        shares = np.array_split(images, len(self.ctx))
+        parts = [self.net(mx.nd.array(share, ctx=context, dtype='uint8')) for share, context in zip(shares, self.ctx)]
+        if len(parts) == 1:
+            return parts[0]
+        return mx.nd.concat(*[part.as_in_context(self.ctx[0]) for part in parts], dim=0)
+
+    def step(self, images: np.ndarray, labels: np.ndarray) -> float:
+        """One step of all optimisers; returns the loss."""
+        labels = mx.nd.array(labels, ctx=self.ctx[0], dtype='float32')
+        with autograd.record():
+            value = self.loss(self.forward(images), labels)
+        value.backward()
+        for trainer in self.trainers:
+            trainer.step()
+        return float(value.asscalar())
+
+    def start_epoch(self, epoch: int, seed: int) -> float:
+        """Seeds all that draws at random and sets the learning rates; returns the first group's."""
+        seed_everything(seed, epoch)
+        if hasattr(self.loss, 'reseed'):
+            self.loss.reseed(derived_seed(seed, epoch, 1))
+        multiplier = decay(epoch, parse_steps(self.opt.steps), self.opt.factor)
+        return [trainer.start_epoch(epoch, multiplier) for trainer in self.trainers][0]
+
+    def gradient_seen(self) -> mx.nd.NDArray:
+        """Largest gradient of the network's last layer in this step, left on the device."""
+        return mx.nd.max(mx.nd.abs(self._watched.list_grad()[0])) if self._watched else mx.nd.ones(1)
+
+    def largest_gradient(self) -> Dict[str, Any]:
+        """Name and value of the largest gradient, for the message of a run that diverged."""
+        largest = {'parameter': None, 'value': 0.0}
+        for block in (self.net, self.loss):
+            for name, param in block.collect_params().items():
+                if param.grad_req != 'null':
+                    value = max(float(mx.nd.max(mx.nd.abs(grad)).asscalar()) for grad in param.list_grad())
+                    if not value <= largest['value']:
+                        largest = {'parameter': name, 'value': value}
+                    if math.isnan(value):
+                        return largest
+        return largest
+
+    def arrays(self) -> Dict[str, np.ndarray]:
+        """All of its state, for a checkpoint."""
+        arrays = {**checkpoint.pack('net', checkpoint.block_arrays(self.net)),
+                  **checkpoint.pack('loss', checkpoint.block_arrays(self.loss)),
+                  **checkpoint.pack('sampler', {k: np.asarray(v) for k, v in self.sampler.state_dict().items()})}
+        for i, trainer in enumerate(self.trainers):
+            arrays.update(checkpoint.pack(f'optimizer{i}', trainer.state_arrays()))
+        return arrays
+
+    def load_arrays(self, arrays: Dict[str, np.ndarray], path: str) -> None:
+        """Puts back what :meth:`arrays` returned; `path` is named in the error."""
+        try:
+            checkpoint.load_block_arrays(self.net, checkpoint.unpack('net', arrays))
+            checkpoint.load_block_arrays(self.loss, checkpoint.unpack('loss', arrays))
+            state = checkpoint.unpack('sampler', arrays)
+            self.sampler.load_state_dict({k: v if v.ndim else v.item() for k, v in state.items()})
+            for i, trainer in enumerate(self.trainers):
+                trainer.load_state_arrays(checkpoint.unpack(f'optimizer{i}', arrays))
+        except (KeyError, ValueError, TypeError) as error:
+            raise TrainingError(f'{path} does not fit this network, loss and optimiser: {error}') from error

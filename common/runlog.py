@@ -1,0 +1,157 @@
+"""The run log: JSON objects, one a line, appended and flushed, so that a file cut off anywhere reads up to its end.
+
+Also the console, which says the same to a person.
+"""
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from typing import Any, Dict, List, Optional
+
+import mxnet as mx
+import numpy as np
+
+from common.errors import TrainingError
+from common.files import lock
+
+METRIC_NAMES = {'map@r': 'MAP@R', 'r_precision': 'R-precision', 'nmi': 'NMI (geometric mean)'}
+
+
+class RunLog:
+    """Appends events to a file, if there is one.
+
+    Parameters
+    ----------
+    path : str or None
+        The file; None writes nothing.
+    experiment_id : str
+        Written into every line: tells experiments in one file apart, and stays the same when one is resumed.
+    offset : int or None
+        Where the log ended at the checkpoint that is being resumed. Lines of this experiment behind it describe what
+        will be done again; they are cut off, unless another experiment has written behind them (readers then keep the
+        last of the lines that say the same thing).
+
+    Raises
+    ------
+    TrainingError
+        If another process writes to the file.
+    """
+
+    def __init__(self, path: Optional[str], experiment_id: str, offset: Optional[int] = None):
+        self.experiment_id = experiment_id
+        self._file = None
+        self.fresh = True
+        if path is None:
+            return
+        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+        self._file = open(path, 'ab')  # noqa: SIM115  held, and locked, until close()
+        if not lock(self._file):
+            self._file.close()
+            raise TrainingError(f'{path} is being written by another run: choose another --logfile or --log-postfix')
+        if offset is not None and self._only_mine_behind(path, offset):
+            self._file.truncate(offset)
+            self.fresh = offset == 0
+        self._end_cut_off_line(path)
+
+    def _only_mine_behind(self, path: str, offset: int) -> bool:
+        if os.path.getsize(path) < offset:
+            return False
+        with open(path, 'rb') as file:
+            file.seek(offset)
+            whole_lines = file.read().split(b'\n')[:-1]
+        return all(_id_of(line) == self.experiment_id for line in whole_lines)
+
+    def _end_cut_off_line(self, path: str) -> None:
+        size = os.path.getsize(path)
+        if size:
+            with open(path, 'rb') as file:
+                file.seek(size - 1)
+                if file.read(1) != b'\n':
+                    self._file.write(b'\n')
+                    self._file.flush()
+
+    @property
+    def offset(self) -> int:
+        """Length of the file in bytes."""
+        return os.fstat(self._file.fileno()).st_size if self._file else 0
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Appends one event and flushes it to the operating system."""
+        if self._file is None:
+            return
+        time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
+        record = {'event': event, 'id': self.experiment_id, 'time': time, **fields}
+        try:
+            self._file.write(json.dumps(_plain(record), allow_nan=False).encode() + b'\n')
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
+
+    def close(self) -> None:
+        """Closes the file, which also gives up its lock."""
+        if self._file:
+            self._file.close()
+
+
+def _id_of(line: bytes) -> Optional[str]:
+    try:
+        return json.loads(line.decode()).get('id')
+    except (ValueError, AttributeError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's types; what is not a finite number becomes null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (np.floating, float)):
+        return float(f'{value:.8g}') if math.isfinite(value) else None
+    if isinstance(value, (np.integer, np.bool_)):
+        return value.item()
+    return value
+
+
+def versions() -> Dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {'python': platform.python_version(), 'mxnet': mx.__version__, 'numpy': np.__version__}
+    for name in ('gluoncv', 'sklearn', 'scipy', 'cv2'):
+        module = sys.modules.get(name)
+        if module is not None and hasattr(module, '__version__'):
+            found[name] = module.__version__
+    return found
+
+
+def git_revision() -> Optional[str]:
+    """Revision of this code, with ``+dirty`` where files differ from it; None outside a clone."""
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        run = {'cwd': folder, 'capture_output': True, 'text': True, 'timeout': 10, 'check': True}
+        revision = subprocess.run(['git', 'rev-parse', '--short=12', 'HEAD'], **run).stdout.strip()
+        changed = subprocess.run(['git', 'status', '--porcelain', '--untracked-files=no', '--', '*.py'], **run).stdout
+        return revision + ('+dirty' if changed.strip() else '')
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def describe(metrics: Dict[str, float]) -> str:
+    """Metrics as a person reads them."""
+    return '  '.join(f"{METRIC_NAMES.get(k, k.replace('recall', 'R'))} {v:.2f}" for k, v in metrics.items())
+
+
+def t_interval(values: List[float]) -> Dict[str, float]:
+    """Mean, standard deviation and half of the 95% confidence interval (Student's t) over runs.
+
+    With one run the last two are None.
+    """
+    from scipy import stats
+    n = len(values)
+    std = float(np.std(values, ddof=1)) if n > 1 else None
+    half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n) if n > 1 else None
+    return {'mean': float(np.mean(values)), 'std': std, 'ci95': half}

@@ -1,0 +1,52 @@
+"""Margin loss with distance-weighted sampling (Wu et al., "Sampling Matters in Deep Embedding Learning",
+arXiv:1706.07567).
+
+A pair of one class should be closer than beta - alpha, a pair of two classes farther than beta + alpha, and beta is
+learned for every class. Negatives are drawn so that all distances are seen alike, not just the common ones.
+
+    python train_margin.py --dataset CUB --data-path DIR
+    python train_margin.py --dataset GLYPHS --model convnet --image-size 32
+"""
+from common.args import TrainingParser, fraction, main, non_negative_float, positive_float
+from common.optim import ParamGroup, param_group
+from common.training import Experiment, run
+from dataset.samplers import BalancedBatches
+from models import EmbeddingNet, get_backbone
+from models.losses import MarginLoss
+
+
+def parse_args(argv=None):
+    """The flags, with the published settings as defaults."""
+    parser = TrainingParser('train_margin', 'margin', __doc__, batch_size=125, epochs=20, steps='12,14,16,18')
+    parser.add_batch_k(5)
+    parser.add_batches_per_epoch(200)
+    group = parser.algorithm
+    group.add_argument('--margin', type=non_negative_float, default=0.2, metavar='ALPHA',
+                       help='margin alpha around beta, a distance')
+    group.add_argument('--beta', type=positive_float, default=1.2, metavar='DISTANCE',
+                       help='initial boundary between positive and negative pairs')
+    group.add_argument('--lr-beta', type=non_negative_float, default=0.1, metavar='RATE',
+                       help='learning rate of beta (SGD, momentum 0.9); 0 keeps beta fixed')
+    group.add_argument('--nu', type=fraction, default=0.0, metavar='WEIGHT', help='weight of the regulariser of beta')
+    return parser.parse_args(argv)
+
+
+def build(opt, data, ctx):
+    """What makes margin loss different from the others."""
+    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=True)
+    loss = MarginLoss(data.train.num_classes, margin=opt.margin, beta=opt.beta, nu=opt.nu, learn_beta=opt.lr_beta > 0)
+    sampler = BalancedBatches(data.train.labels, opt.batch_size, opt.batch_k, opt.batches_per_epoch, seed=opt.seed)
+    groups = [param_group(opt, net.collect_params())]
+    if opt.lr_beta:
+        groups.append(ParamGroup(loss.collect_params(), opt.lr_beta, optimizer='sgd', options={'momentum': 0.9},
+                                 clip=None))
+    return Experiment(net, loss, sampler, groups)
+
+
+def train_margin(opt):
+    """Trains as `opt` says; returns the runs' results and their summary."""
+    return run(opt, build)
+
+
+if __name__ == '__main__':
+    main(parse_args, train_margin)
