@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,8 @@ FAKE_PYTHON = r"""#!/bin/sh
 version={version}
 case "$*" in
     *"sys.version_info"*)
-        case $version in 3.8.*|3.9.*|3.10.*|3.11.*) ;; *) exit 1 ;; esac
-        if [ -n "{no_venv}" ]; then exit 1; fi
-        echo $version ;;
+        exec "{python}" -c "import sys; sys.version_info = tuple(map(int, '$version'.split('.'))); {spoil}
+$2" ;;
     "-m venv "*)
         echo "venv $version" >> "$DIARY"
         mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
@@ -53,14 +53,15 @@ class Project:
     def python(self, command: str, version: str, no_venv: bool = False) -> Path:
         file = self.bin / command
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(FAKE_PYTHON.format(version=version, no_venv='yes' if no_venv else ''))
+        file.write_text(FAKE_PYTHON.format(version=version, python=sys.executable,
+                                           spoil="sys.modules['ensurepip'] = None" if no_venv else ''))
         file.chmod(0o755)
         return file
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess:
         environment = {'PATH': str(self.bin), 'HOME': str(self.bin), 'DIARY': str(self.diary_file)}
         return subprocess.run(['make', '--no-print-directory', *arguments], cwd=self.folder, env=environment,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+                              capture_output=True, text=True, timeout=60)
 
     def diary(self) -> list:
         """What the stand-ins were asked to do since the last call."""
