@@ -1,0 +1,1 @@
+"""From run logs to figures, tables and whole comparisons. Reads files only, and imports no MXNet."""
