@@ -12,7 +12,7 @@ import mxnet as mx
 import numpy as np
 
 from .clustering import kmeans, nmi
-from .retrieval import EvaluationError, check_embeddings, check_pair, recall_at_k, retrieval_metrics
+from .retrieval import EvaluationError, recall_at_k, retrieval_metrics
 
 __all__ = ['EvaluationError', 'embed', 'evaluate', 'kmeans', 'nmi', 'recall_at_k']
 

@@ -1,10 +1,44 @@
-"""Exact retrieval metrics, blockwise."""
+"""Exact retrieval metrics at any scale: recall@k, MAP@R and R-precision.
+
+What is computed, for a query *i* with R_i images of its class in the gallery (itself excepted):
+
+- ``recall@k``: 1 where one of the k nearest gallery images is of the query's class (H. Oh Song et al., "Deep Metric
+  Learning via Lifted Structured Feature Embedding", arXiv:1511.06452).
+- ``R-precision``: r / R_i, where r is the number of images of its class among the R_i nearest.
+- ``MAP@R``: 1/R_i * sum_{j=1..R_i} P(j), where P(j) is the precision at j if the j-th nearest image is of the query's
+  class and 0 otherwise (K. Musgrave, S. Belongie, S. Lim, "A Metric Learning Reality Check", arXiv:2003.08505, section 4.1).
+
+Conventions, the same for all metrics:
+
+- Distances are Euclidean, between the values as given. Images at exactly the same distance (duplicates, for example)
+  come in the order of their index in the gallery: a stable sort by distance.
+- A query does not retrieve itself, by index; a duplicate of it under another index is retrieved as any other image.
+- A query without another image of its class (R_i = 0) counts as a miss: 0 in all three, as in the published code for
+  recall. (pytorch-metric-learning leaves such queries out.) `lonely_queries` counts them.
+
+How it is computed. recall@k needs the rank of the nearest positive only, and that is the number of gallery images that
+are nearer: no sort, no top-k selection. MAP@R needs the R_i nearest images, and only where the nearest positive is
+among them. One matrix product in float32 gives the distances, tile by tile, in the form |y|^2 - 2 x.y of the centred
+embeddings; a bound on its rounding error tells the comparisons that are certain from those that are not, and the few
+that are not are decided in float64 from differences. The result is that of a brute-force search in float64; the memory
+is that of one centred copy of the gallery plus the tiles.
+"""
 from __future__ import annotations
 
 import collections
-from typing import Optional, Sequence
+import threading
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+
+from common.blas import map_blocks
+
+MISS = np.iinfo(np.int64).max           # rank of a query whose nearest positive was not found
+QUERIES = 512                           # queries in a block
+TILE = 2040                             # gallery rows in a tile: 2040 x 512 float32 = 4 MB, cached
+FIRST_TILE = 8160                       # gallery rows from which the distance of the R-th nearest is estimated
+PAIRS = 1 << 18                         # pairs (query, gallery image) that may wait for their exact distance
+UNIT = 2.0 ** -24                       # unit round-off of float32
 
 
 class EvaluationError(Exception):
@@ -12,68 +46,386 @@ class EvaluationError(Exception):
 
 
 def check_embeddings(x, what: str = 'embeddings') -> np.ndarray:
-    """`x` as a finite, two-dimensional float array, or EvaluationError."""
+    """`x` as a finite (N, E) array of float32 or float64, N >= 1.
+
+    Raises
+    ------
+    EvaluationError : another shape or type, no rows, NaN or infinite values.
+    """
     x = np.asarray(x)
-    if x.ndim != 2 or x.dtype.kind not in 'fiu':
-        raise EvaluationError('%s must be a two-dimensional array of numbers, but have shape %s and type %s'
-                              % (what, x.shape, x.dtype))
-    if not np.isfinite(x).all():
-        rows = np.flatnonzero(~np.isfinite(x).all(axis=1))
-        raise EvaluationError('%s contain NaN or infinite values in %d of %d rows (first: row %d)'
-                              % (what, len(rows), len(x), rows[0]))
+    if x.ndim != 2 or x.dtype.kind not in 'fiu' or x.shape[1] == 0:
+        raise EvaluationError(f'the {what} must be an array of numbers with shape (images, dimensions), '
+                              f'but have shape {x.shape} and type {x.dtype}')
+    if len(x) == 0:
+        raise EvaluationError('the gallery is empty' if what.startswith('gallery') else f'there are no {what} to score')
+    x = x.astype(np.float32 if x.dtype in (np.float16, np.float32) else np.float64, copy=False)
+    bad = 0
+    for start in range(0, len(x), 65536):           # blocks, because isfinite() makes an array of its input's shape
+        finite = np.isfinite(x[start:start + 65536]).all(axis=1)
+        if not finite.all():
+            first = start + int(finite.argmin()) if not bad else first
+            bad += int((~finite).sum())
+    if bad:
+        raise EvaluationError(f'the {what} have NaN or infinite values in {bad} of {len(x)} rows (the first is row {first})')
     return x
 
 
-def check_pair(x, labels, what: str = 'embeddings'):
-    """Embeddings and their labels, checked."""
-    x, labels = check_embeddings(x, what), np.asarray(labels)
-    if labels.shape != (len(x),):
-        raise EvaluationError('%s have %d rows, but their labels have shape %s' % (what, len(x), labels.shape))
-    return x, labels
+def check_labels(labels, count: int, what: str = 'embeddings') -> np.ndarray:
+    """`labels` as an int64 (count,) array.
+
+    Raises
+    ------
+    EvaluationError : another length or shape, or labels that are not whole numbers.
+    """
+    labels = np.asarray(labels)
+    if labels.shape != (count,):
+        raise EvaluationError(f'there are {count} {what}, but their labels have shape {labels.shape}')
+    with np.errstate(invalid='ignore'):
+        whole = labels.astype(np.int64) if labels.dtype.kind in 'fiub' else None
+    if whole is None or not (whole == labels).all():
+        raise EvaluationError(f'the labels of the {what} must be whole numbers, but have type {labels.dtype}')
+    return whole
 
 
-def retrieval_metrics(query, query_labels, gallery=None, gallery_labels=None, ks=(1, 2, 4, 8, 16, 32), ctx=None):
-    """recall@k, MAP@R and R-precision in percent."""
-    query, query_labels = check_pair(query, query_labels)
-    same = gallery is None
-    if same:
-        gallery, gallery_labels = query, query_labels
-    gallery, gallery_labels = check_pair(gallery, gallery_labels, 'gallery embeddings')
-    if len(gallery) == 0:
-        raise EvaluationError('the gallery is empty')
-    if same and len(gallery) < 2:
-        raise EvaluationError('one image only: there is nothing to retrieve')
-    q, g = query.astype(np.float64), gallery.astype(np.float64)
-    centre = g.mean(axis=0)
-    q, g = q - centre, g - centre
-    g2 = (g ** 2).sum(axis=1)
-    ks = sorted(set(int(k) for k in ks))
-    hits, ap, rp = np.zeros(len(ks)), 0.0, 0.0
-    for start in range(0, len(q), 256):
-        block = q[start:start + 256]
-        d = g2 - 2 * block.dot(g.T)
-        rows = np.arange(len(block))
-        if same:
-            d[rows, start + rows] = np.inf
-        order = np.argsort(d, axis=1, kind='stable')
-        right = gallery_labels[order] == query_labels[start:start + 256, None]
-        if same:
-            right = right[:, :-1]
-        first = np.where(right.any(axis=1), right.argmax(axis=1), len(g))
-        hits += [(first < k).sum() for k in ks]
-        r = right.sum(axis=1)
-        within = right & (np.arange(right.shape[1]) < r[:, None])
-        precision = within.cumsum(axis=1) / np.arange(1, right.shape[1] + 1)
-        ap += ((precision * within).sum(axis=1) / np.maximum(r, 1)).sum()
-        rp += (within.sum(axis=1) / np.maximum(r, 1)).sum()
-    out = collections.OrderedDict(('recall@%d' % k, 100.0 * h / len(q)) for k, h in zip(ks, hits))
-    out['map@r'] = 100.0 * ap / len(q)
-    out['r_precision'] = 100.0 * rp / len(q)
-    return out
+def check_inputs(query, query_labels, gallery=None, gallery_labels=None):
+    """The four arrays, checked; `gallery` None means that the queries are the gallery."""
+    query = check_embeddings(query)
+    query_labels = check_labels(query_labels, len(query))
+    if gallery is None:
+        if gallery_labels is not None:
+            raise EvaluationError('there are gallery labels, but no gallery embeddings')
+        if len(query) < 2:
+            raise EvaluationError('there is one image only: nothing to retrieve')
+        return query, query_labels, query, query_labels
+    gallery = check_embeddings(gallery, 'gallery embeddings')
+    if gallery_labels is None:
+        raise EvaluationError('there are gallery embeddings, but no gallery labels')
+    gallery_labels = check_labels(gallery_labels, len(gallery), 'gallery embeddings')
+    if gallery.shape[1] != query.shape[1]:
+        raise EvaluationError(f'the embeddings have {query.shape[1]} dimensions, those of the gallery {gallery.shape[1]}')
+    return query, query_labels, gallery, gallery_labels
 
 
-def recall_at_k(query, query_labels, gallery=None, gallery_labels=None, ks: Sequence[int] = (1, 2, 4, 8, 16, 32),
+def check_ks(ks: Sequence[int]) -> Tuple[int, ...]:
+    """The k of recall@k: ascending, without repeats.
+
+    Raises
+    ------
+    EvaluationError : none, or one that is not a positive whole number.
+    """
+    if not len(ks) or any(int(k) != k or k < 1 for k in ks):
+        raise EvaluationError(f'the k of recall@k must be positive whole numbers, but are {list(ks)}')
+    return tuple(sorted({int(k) for k in ks}))
+
+
+class Ranking(NamedTuple):
+    """What the metrics are made of, one value a query."""
+    first: np.ndarray                   # rank (from 1) of the nearest positive, exact up to the depth asked for; else MISS
+    positives: np.ndarray               # R_i
+    average_precision: Optional[np.ndarray]     # MAP@R's summand, 0..1
+    r_precision: Optional[np.ndarray]           # 0..1
+
+
+class Centred(NamedTuple):
+    """The float32 side of the computation: embeddings moved to the gallery's mean and scaled to unit size."""
+    mean: np.ndarray                    # (E,) float64
+    scale: float                        # a power of two, so that scaling is exact
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """(n, E) float32"""
+        return ((x - self.mean) * self.scale).astype(np.float32)
+
+
+def fit_centre(gallery: np.ndarray) -> Centred:
+    """The mean, and the power of two that brings the largest deviation from it to between 1/2 and 1."""
+    blocks = range(0, len(gallery), 4096)
+    # halves first, so that the mean of float64 values near the largest does not overflow
+    mean = sum((gallery[s:s + 4096] * (1.0 / len(gallery))).sum(axis=0, dtype=np.float64) for s in blocks)
+    largest = max(float(np.abs(gallery[s:s + 4096] - mean).max()) for s in blocks)
+    return Centred(mean, 2.0 ** -np.frexp(largest)[1] if largest > 0 else 1.0)
+
+
+def square_norms(x: np.ndarray) -> np.ndarray:
+    """(n,) float64"""
+    return np.square(x, dtype=np.float64).sum(axis=1)
+
+
+class Positives:
+    """The gallery's rows, grouped by class."""
+
+    def __init__(self, gallery_labels: np.ndarray):
+        self.order = np.argsort(gallery_labels, kind='stable')
+        self.classes, self.starts, self.counts = np.unique(gallery_labels[self.order], return_index=True, return_counts=True)
+
+    def of(self, labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """First place in `order` and number of the gallery rows of every label (0 where the gallery has none)."""
+        place = np.minimum(np.searchsorted(self.classes, labels), len(self.classes) - 1)
+        return self.starts[place], np.where(self.classes[place] == labels, self.counts[place], 0)
+
+    def pairs(self, starts: np.ndarray, counts: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """All (row in the block, gallery row) pairs of one class, by row and then by gallery row."""
+        rows = np.repeat(np.arange(len(counts)), counts)
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return rows, self.order[starts[rows] + within]
+
+
+class Search:
+    """One exact search; `block` ranks a block of queries and may be called from several threads.
+
+    Parameters
+    ----------
+    query, query_labels, gallery, gallery_labels : checked arrays.
+    itself : whether the queries are the gallery, so that the query of the same index is not retrieved.
+    depth : ranks of nearest positives beyond this one need not be known.
+    with_r : whether MAP@R and R-precision are wanted.
+    """
+
+    def __init__(self, query: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray,
+                 itself: bool, depth: int, with_r: bool):
+        self.query, self.query_labels = query, query_labels
+        self.gallery, self.gallery_labels = gallery, gallery_labels
+        self.itself, self.depth, self.with_r = itself, depth, with_r
+        self.positives = Positives(gallery_labels)
+        self.centre = fit_centre(gallery)
+        # A random order, because the first tile must be a fair sample: data sets come sorted by class.
+        self.order = np.random.RandomState(0).permutation(len(gallery))
+        self.query_order = self.order if itself else np.arange(len(query))
+        dims = gallery.shape[1]
+        self.tiles = np.empty((len(gallery), dims + 1), np.float32)     # rows (y, |y|^2)
+        norms = np.empty(len(gallery))
+        for start in range(0, len(gallery), 4096):
+            stop = min(start + 4096, len(gallery))
+            y = self.centre(gallery[self.order[start:stop]])
+            norms[start:stop] = square_norms(y)
+            self.tiles[start:stop, :-1], self.tiles[start:stop, -1] = y, norms[start:stop]
+        self.radius = float(np.sqrt(norms.max()))
+        counts = self.positives.of(query_labels)[1]
+        self.block_size = int(np.clip((1 << 20) // max(1, counts.max() if with_r else 1), 32, QUERIES))
+        self.local = threading.local()          # every thread's tile and masks
+
+    def buffers(self, rows: int, columns: int):
+        """Uninitialised (rows, columns) arrays of float32, bool and bool, reused by the thread."""
+        if not hasattr(self.local, 'tile'):
+            size = min(max(FIRST_TILE if self.with_r else TILE, TILE), len(self.gallery)) * self.block_size
+            self.local.tile = np.empty(size, np.float32), np.empty(size, np.bool_), np.empty(size, np.bool_)
+        return [buffer[:rows * columns].reshape(rows, columns) for buffer in self.local.tile]
+
+    def distances(self, query_rows: np.ndarray, gallery_rows: np.ndarray) -> np.ndarray:
+        """Squared distances of pairs in float64, from differences; in units of the scale."""
+        out = np.empty(len(query_rows))
+        step = max(64, (1 << 17) // self.gallery.shape[1])              # 1 MB of float64
+        for start in range(0, len(out), step):
+            part = slice(start, start + step)
+            difference = self.query[query_rows[part]].astype(np.float64)
+            difference -= self.gallery[gallery_rows[part]]
+            difference *= self.centre.scale
+            difference *= difference
+            out[part] = difference.sum(axis=1)
+        return out
+
+    def nearest_positives(self, rows: np.ndarray):
+        """For the queries `rows`: R_i, squared distance and gallery row of the nearest positive, distance of the farthest.
+
+        Where there is none: 0, inf, -1, inf.
+        """
+        starts, counts = self.positives.of(self.query_labels[rows])
+        near, far = np.full(len(rows), np.inf), np.full(len(rows), np.inf)
+        index = np.full(len(rows), -1, np.int64)
+        ends = np.cumsum(counts)
+        first = 0
+        while first < len(rows):                # as many queries at once as have PAIRS positives
+            last = max(first + 1, int(np.searchsorted(ends, (ends[first - 1] if first else 0) + PAIRS, side='right')))
+            block, gallery_rows = self.positives.pairs(starts[first:last], counts[first:last])
+            if self.itself:
+                other = gallery_rows != rows[first:last][block]
+                block, gallery_rows = block[other], gallery_rows[other]
+            if len(block):
+                squared = self.distances(rows[first:last][block], gallery_rows)
+                heads = np.flatnonzero(np.r_[True, block[1:] != block[:-1]])
+                owners = block[heads] + first
+                near[owners] = np.minimum.reduceat(squared, heads)
+                far[owners] = np.maximum.reduceat(squared, heads)
+                tied = np.flatnonzero(squared == near[block + first])[::-1]     # backwards: the lowest index stays
+                index[block[tied] + first] = gallery_rows[tied]
+            first = last
+        return counts - int(self.itself), near, index, far
+
+    def block(self, start: int):
+        """Ranks of a block of queries: (rows, R_i, first, average precision, R-precision)."""
+        rows = self.query_order[start:start + self.block_size]
+        count, near, near_index, far = self.nearest_positives(rows)
+        x = self.centre(self.query[rows])
+        norms = square_norms(x)
+        # Bound on |computed score + |x|^2 - exact squared distance|. Three sources: the product's accumulation
+        # (dims + 1 terms of at most 2|x||y| and |y|^2 in all), rounding after centring, rounding of the thresholds.
+        length = np.sqrt(norms)
+        error = 1.01 * UNIT * ((x.shape[1] + 2) * (2 * length * self.radius + self.radius ** 2)
+                               + 6 * (length + self.radius) ** 2) + 1e-37
+        weights = np.empty((len(rows), x.shape[1] + 1), np.float32)
+        weights[:, :-1], weights[:, -1] = -2 * x, 1
+        # Scores below `low` are certainly nearer than the nearest positive, and above `high` certainly not.
+        # In list mode (see `list_mode`) low is -inf, and everything up to high is looked at.
+        low, high = (near - norms - error).astype(np.float32), (near - norms + error).astype(np.float32)
+        low[count == 0] = high[count == 0] = -np.inf
+        state = BlockState(self, rows, count, near, near_index, norms, error, low, high)
+        size = len(self.gallery)
+        edge = min(FIRST_TILE if self.with_r else TILE, size)
+        bounds = [0] + list(range(edge, size, TILE)) + [size]
+        for a, b in zip(bounds[:-1], bounds[1:]):
+            scores, nearer, wanted = self.buffers(b - a, len(rows))
+            np.dot(self.tiles[a:b], weights.T, out=scores)
+            if self.itself:
+                own = np.arange(max(a, start), min(b, start + len(rows)))       # empty where the two do not meet
+                scores[own - a, own - start] = np.inf
+            if a == 0 and self.with_r:
+                state.list_mode(scores, far)
+            np.less_equal(scores, high, out=wanted)
+            np.less(scores, low, out=nearer)
+            nearer, wanted = nearer.view(np.uint8), wanted.view(np.uint8)
+            for part in range(0, b - a, 255):                                   # sums of at most 255 fit into a byte
+                state.nearer += np.add.reduce(nearer[part:part + 255], axis=0, dtype=np.uint8)
+            np.bitwise_xor(wanted, nearer, out=wanted)
+            state.add(a, np.flatnonzero(wanted.view(np.bool_).reshape(-1)))
+        return (rows, count) + state.finish()
+
+
+class BlockState:
+    """What is known of a block of queries while the gallery passes by."""
+
+    def __init__(self, search: Search, rows, count, near, near_index, norms, error, low, high):
+        self.search, self.rows, self.count = search, rows, count
+        self.near, self.near_index, self.norms, self.error = near, near_index, norms, error
+        self.low, self.high = low, high
+        self.nearer = np.zeros(len(rows), np.int64)         # gallery images nearer than the nearest positive
+        self.listed = np.zeros(len(rows), np.bool_)         # queries in list mode
+        self.waiting, self.pairs = [], 0
+        self.list = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)   # (row in block, gallery row, distance)
+
+    def list_mode(self, scores: np.ndarray, far: np.ndarray) -> None:
+        """Chooses the queries that need the list of their R_i nearest images: the nearest positive may be in it.
+
+        The R_i-th smallest score of any gallery images bounds that of the R_i-th nearest from above; groups of rows
+        give one image each, so that a partial sort of the groups' minima is enough. The farthest positive is a bound too.
+        """
+        most = int(self.count.max())
+        group = int(np.clip(len(scores) // max(1, 8 * most), 1, 32))
+        groups = len(scores) // group
+        minima = np.minimum.reduce(scores[:groups * group].reshape(groups, group, -1), axis=1)
+        places = np.unique(self.count[(self.count > 0) & (self.count <= groups)]) - 1
+        if len(places) > 16:
+            minima.sort(axis=0)
+        elif len(places):
+            minima.partition(places, axis=0)
+        bound = np.full(len(self.rows), np.inf)
+        known = np.flatnonzero((self.count > 0) & (self.count <= groups))
+        bound[known] = minima[self.count[known] - 1, known] + 2 * self.error[known]
+        bound = np.minimum(bound, far - self.norms + self.error)
+        self.listed = (self.count > 0) & (self.near - self.norms + self.error <= bound)
+        self.low[self.listed] = -np.inf
+        self.high[self.listed] = bound[self.listed]
+
+    def add(self, first_row: int, found: np.ndarray) -> None:
+        """Takes the places in a (gallery rows, block) tile whose distances are to be found exactly."""
+        if len(found):
+            gallery, row = np.divmod(found, len(self.rows))
+            self.waiting.append((row, self.search.order[gallery + first_row]))
+            self.pairs += len(found)
+            if self.pairs >= PAIRS:
+                self.flush()
+
+    def flush(self) -> None:
+        """Finds the exact distances of what waits, counts or lists it, and draws the thresholds closer."""
+        if not self.waiting:
+            return
+        row, gallery = (np.concatenate(arrays) for arrays in zip(*self.waiting))
+        self.waiting, self.pairs = [], 0
+        squared = self.search.distances(self.rows[row], gallery)
+        listed = self.listed[row]
+        r, g, d = row[~listed], gallery[~listed], squared[~listed]
+        before = (d < self.near[r]) | ((d == self.near[r]) & (g < self.near_index[r]))
+        self.nearer += np.bincount(r[before], minlength=len(self.rows))
+        done = ~self.listed & (self.nearer >= self.search.depth)
+        self.low[done] = self.high[done] = -np.inf
+        if not listed.any():
+            return
+        row, gallery, squared = (np.concatenate([old, new[listed]]) for old, new in
+                                 zip(self.list, (row, gallery, squared)))
+        order = np.lexsort((gallery, squared, row))
+        row, gallery, squared = row[order], gallery[order], squared[order]
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        keep = (place < self.count[row]) | ((squared <= self.near[row]) & (place < self.search.depth))
+        last = place == self.count[row] - 1                 # these rows' lists are full
+        limit = np.maximum(squared[last], self.near[row[last]]) - self.norms[row[last]] + self.error[row[last]]
+        self.high[row[last]] = np.minimum(self.high[row[last]], limit)
+        self.list = row[keep], gallery[keep], squared[keep]
+
+    def finish(self):
+        """(rank of the nearest positive, average precision, R-precision) of every query of the block."""
+        self.flush()
+        first = np.where((self.count > 0) & (self.nearer < self.search.depth), self.nearer + 1, MISS)
+        if not self.search.with_r:
+            return first, None, None
+        row, gallery, _ = self.list
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        right = self.search.gallery_labels[gallery] == self.search.query_labels[self.rows[row]]
+        first[self.listed] = MISS
+        hits = np.flatnonzero(right)[::-1]                  # backwards: the nearest stays
+        first[row[hits]] = place[hits] + 1
+        first[first > self.search.depth] = MISS
+        right &= place < self.count[row]
+        total = np.cumsum(right)
+        precision = right * (total - (total - right)[np.searchsorted(row, row)]) / (place + 1)
+        size = np.maximum(self.count, 1)
+        return (first, np.bincount(row, precision, len(self.rows)) / size,
+                np.bincount(row, right, len(self.rows)) / size)
+
+
+def rank(query: np.ndarray, query_labels: np.ndarray, gallery: Optional[np.ndarray] = None,
+         gallery_labels: Optional[np.ndarray] = None, depth: int = 1, with_r: bool = True, ctx=None) -> Ranking:
+    """Ranks of the nearest positives, and the summands of MAP@R and R-precision, for every query.
+
+    Parameters
+    ----------
+    query : (N, E) float array.
+    query_labels : (N,) int array.
+    gallery, gallery_labels : (M, E) and (M,), the set that is searched; None: the queries themselves.
+    depth : ranks are exact up to this one, and MISS beyond.
+    with_r : whether MAP@R and R-precision are wanted (else None).
+    ctx : device; a CPU is served by NumPy.
+
+    Raises
+    ------
+    EvaluationError : arrays that cannot be scored.
+    """
+    itself = gallery is None
+    search = Search(*check_inputs(query, query_labels, gallery, gallery_labels), itself=itself, depth=depth, with_r=with_r)
+    count = len(search.query)
+    first, positives = np.empty(count, np.int64), np.empty(count, np.int64)
+    precisions = np.zeros(count), np.zeros(count)
+    for rows, r, block_first, *block_precisions in map_blocks(search.block, range(0, count, search.block_size)):
+        first[rows], positives[rows] = block_first, r
+        if with_r:
+            for whole, part in zip(precisions, block_precisions):
+                whole[rows] = part
+    return Ranking(first, np.maximum(positives, 0), *(precisions if with_r else (None, None)))
+
+
+def retrieval_metrics(query: np.ndarray, query_labels: np.ndarray, gallery: Optional[np.ndarray] = None,
+                      gallery_labels: Optional[np.ndarray] = None, ks: Sequence[int] = (1, 2, 4, 8, 16, 32),
+                      with_r: bool = True, ctx=None) -> 'collections.OrderedDict[str, float]':
+    """recall@k and, if `with_r`, MAP@R and R-precision: OrderedDict name -> percent. See `rank` for the parameters."""
+    ks = check_ks(ks)
+    ranking = rank(query, query_labels, gallery, gallery_labels, depth=max(ks), with_r=with_r, ctx=ctx)
+    metrics = collections.OrderedDict((f'recall@{k}', 100.0 * float((ranking.first <= k).mean())) for k in ks)
+    if with_r:
+        metrics['map@r'] = 100.0 * float(ranking.average_precision.mean())
+        metrics['r_precision'] = 100.0 * float(ranking.r_precision.mean())
+    return metrics
+
+
+def recall_at_k(query: np.ndarray, query_labels: np.ndarray, gallery: Optional[np.ndarray] = None,
+                gallery_labels: Optional[np.ndarray] = None, ks: Sequence[int] = (1, 2, 4, 8, 16, 32),
                 ctx=None) -> 'collections.OrderedDict[int, float]':
-    """recall@k in percent: OrderedDict k -> percent."""
-    m = retrieval_metrics(query, query_labels, gallery, gallery_labels, ks, ctx)
-    return collections.OrderedDict((k, m['recall@%d' % k]) for k in ks)
+    """recall@k: OrderedDict k -> percent. See `rank` for the parameters."""
+    metrics = retrieval_metrics(query, query_labels, gallery, gallery_labels, ks, with_r=False, ctx=ctx)
+    return collections.OrderedDict((k, metrics[f'recall@{k}']) for k in check_ks(ks))
