@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from typing import List
-
 from models.backbones import convnet, inception_bn, resnet, zoo
 from models.backbones.base import Backbone, Contexts, features_length, initialize
 from models.errors import ModelError
@@ -51,14 +48,13 @@ def get_backbone(name: str, pretrained: str = 'none', ctx: Contexts = None) -> B
     """
     backbone = _build(name)
     backbone.features_dim = features_length(backbone, _IMAGE_SIZE)
-    if name.startswith('resnet50'):
+    if backbone.model.startswith('resnet50'):
         resnet.slow_convolutions(backbone)
     initialize(backbone, ctx, _IMAGE_SIZE)
-    if pretrained != 'none' and not (pretrained == 'auto' and name == 'convnet'):
+    if pretrained != 'none' and not (pretrained == 'auto' and backbone.model == 'convnet'):
         from models import weights  # weights.py is also a script, which must not be imported before it is run
 
-        path = weights.find(name) if pretrained == 'auto' else os.path.expanduser(pretrained)
-        backbone.weights = weights.load_backbone(backbone, path)
+        weights.load_pretrained(backbone, pretrained)
     return backbone
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence, Union
+from typing import Iterable, List, Sequence, Union
 
 import mxnet as mx
 from mxnet.base import MXNetError
@@ -50,9 +50,19 @@ class Backbone(HybridBlock):
         self.features_dim: int | None = None
         self.weights = None
 
-    def weight_targets(self) -> HybridBlock:
+    @property
+    def named(self) -> HybridBlock:
         """The block whose parameter names a weights file uses."""
         return self
+
+    @property
+    def removed(self) -> frozenset:
+        """Names in weights files that belong to the classifier, which this network does without."""
+        return frozenset()
+
+    def adapt(self, names: Iterable[str]) -> bool:
+        """Turns into the variant of this network that weights of these names are for; true if that changed it."""
+        return False
 
 
 def features_length(backbone: HybridBlock, image_size: int) -> int:

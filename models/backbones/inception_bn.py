@@ -5,6 +5,12 @@ layers are its names, so that ``Inception-BN-0126.params`` loads. What the paper
 does: convolutions have biases; batch norm has epsilon 1.00001e-05, momentum 0.9 and a learned scale; the first two
 pools have no padding; average pools count their padding; block 5b pools by maximum; the blocks that halve the
 resolution (3c, 4e) have no 1x1 branch and pass the pooled input on.
+
+There is a second Inception-BN: Caffe's, from which PyTorch's ``bn_inception`` was ported. Its layers are the same, but
+its max-pools of stride two have no padding and round up, so that other pixels meet in a window, and it was trained on
+another mean. `InceptionBN` turns into it when it is given weights that ``python -m models.weights convert`` made from
+that network: these bring an array ``shift``, the difference of the means, to be subtracted from every pixel. (Folding
+it into the first bias instead would be wrong along the border: padding puts zeros where the source has its mean.)
 """
 
 from __future__ import annotations
@@ -41,6 +47,20 @@ class _Unit(HybridBlock):
         return F.relu(self.bn(self.conv(x)))
 
 
+class _HalvingPool(HybridBlock):
+    """Max-pool, 3x3 with stride 2, as in MXNet's graph (with `pad`, rounding down) or, with `caffe`, as in Caffe's."""
+
+    def __init__(self, pad: int = 0):
+        super().__init__(prefix='')
+        self.pad = pad
+        self.caffe = False
+
+    def hybrid_forward(self, F, x):
+        pad, convention = (0, 'full') if self.caffe else (self.pad, 'valid')
+        return F.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(pad, pad), pool_type='max',
+                         pooling_convention=convention)
+
+
 class _Block(HybridBlock):
     """Up to four branches side by side, their channels one after another."""
 
@@ -48,13 +68,16 @@ class _Block(HybridBlock):
         super().__init__(prefix='')
         one, reduce3, three, reduce33, double, project, kind = _BLOCKS[name]
         stride = 1 if one else 2
-        pool = nn.AvgPool2D if kind == 'avg' else nn.MaxPool2D
+        if one:
+            pool = (nn.AvgPool2D if kind == 'avg' else nn.MaxPool2D)(3, 1, 1)
+        else:
+            pool = _HalvingPool(1)
         branches = [
             [_Unit(f'{name}_3x3_reduce', reduce3, before), _Unit(f'{name}_3x3', three, reduce3, 3, stride, 1)],
             [_Unit(f'{name}_double_3x3_reduce', reduce33, before),
              _Unit(f'{name}_double_3x3_0', double, reduce33, 3, 1, 1),
              _Unit(f'{name}_double_3x3_1', double, double, 3, stride, 1)],
-            [pool(3, stride, 1)],
+            [pool],
         ]
         if one:
             branches.insert(0, [_Unit(f'{name}_1x1', one, before)])
@@ -82,13 +105,29 @@ class InceptionBN(Backbone):
         super().__init__(name, IMAGENET_MEAN, (1, 1, 1), **kwargs)
         with self.name_scope():
             self.features = nn.HybridSequential(prefix='')
-            self.features.add(_Unit('1', 64, 3, 7, 2, 3), nn.MaxPool2D(3, 2),
-                              _Unit('2_red', 64, 64), _Unit('2', 192, 64, 3, 1, 1), nn.MaxPool2D(3, 2))
+            self.features.add(_Unit('1', 64, 3, 7, 2, 3), _HalvingPool(),
+                              _Unit('2_red', 64, 64), _Unit('2', 192, 64, 3, 1, 1), _HalvingPool())
             channels = 192
             for block in _BLOCKS:
                 self.features.add(_Block(block, channels))
                 channels = self.features[-1].channels
             self.features.add(nn.GlobalAvgPool2D(), nn.Flatten())
 
-    def hybrid_forward(self, F, x):
-        return self.features(x)
+    @property
+    def removed(self) -> frozenset:
+        return frozenset(('fc1_weight', 'fc1_bias'))
+
+    def adapt(self, names) -> bool:
+        if not any(name.split('.')[-1] == 'shift' for name in names) or 'shift' in self._reg_params:
+            return False
+        self.shift = self.params.get_constant('shift', [[[[0]], [[0]], [[0]]]])
+
+        def visit(block):
+            if isinstance(block, _HalvingPool):
+                block.caffe = True
+
+        self.apply(visit)
+        return True
+
+    def hybrid_forward(self, F, x, shift=None):
+        return self.features(x if shift is None else F.broadcast_sub(x, shift))

@@ -21,6 +21,10 @@ _MODULES = frozenset((
     'mobilenet', 'mobilenetv3', 'nasnet', 'pruned_resnet.resnetv1b_pruned', 'residual_attentionnet', 'resnest',
     'resnet', 'resnetv1b', 'resnext', 'se_resnet', 'senet', 'shufflenet', 'squeezenet', 'vgg', 'xception',
     'yolo.darknet'))
+# Pixels over 255 minus (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225), as GluonCV and torchvision train; the Gluon
+# zoo's ResNets get the rounded numbers of base.py, with which the published results were made.
+_MEAN = (123.675, 116.28, 103.53)
+_STD = (58.395, 57.12, 57.375)
 _CIFAR_MEAN = (125.307, 122.961, 113.8575)
 _CIFAR_STD = (51.5865, 50.847, 51.255)
 _CLASSIFIERS = ('output', 'fc', 'classifier', 'out')
@@ -45,19 +49,30 @@ class ZooBackbone(Backbone):
 
     def __init__(self, name: str, net: HybridBlock, mean=IMAGENET_MEAN, std=IMAGENET_STD, **kwargs):
         super().__init__(name, mean, std, **kwargs)
-        before = set(net._collect_params_with_prefix())
+        before = _names(net)
         _cut(name, net)
-        self.net = net
-        self.removed = sorted(before - set(net._collect_params_with_prefix()))
+        self._removed = before - _names(net)
         self._split = hasattr(net, 'features')
+        self.net = net
 
-    def weight_targets(self) -> HybridBlock:
+    @property
+    def named(self) -> HybridBlock:
         return self.net
+
+    @property
+    def removed(self) -> frozenset:
+        return self._removed
 
     def hybrid_forward(self, F, x):
         x = self.net.features(x) if self._split else self.net(x)
         # Global average pooling of (B, C, H, W) that leaves (B, C) as it is.
         return F.mean(F.reshape(x, shape=(0, 0, -1)), axis=2)
+
+
+def _names(net: HybridBlock) -> frozenset:
+    # both ways that Gluon names parameters in files: by attribute, and (exported, or before 1.3) by prefix
+    by_prefix = {name[len(net.prefix):] for name in net.collect_params()}
+    return frozenset(net._collect_params_with_prefix()) | by_prefix
 
 
 def _cut(name: str, net: HybridBlock) -> None:
@@ -122,4 +137,4 @@ def build(name: str) -> ZooBackbone:
     net = _models()[name]()
     if name.startswith('cifar_'):
         return ZooBackbone(name, net, _CIFAR_MEAN, _CIFAR_STD)
-    return ZooBackbone(name, net)
+    return ZooBackbone(name, net, _MEAN, _STD)
