@@ -1,148 +1,189 @@
-"""From an image file to RGB pixels, fast where it is safe, and never silently wrong.
+"""From an image file to pixels: fast where that is safe, and never silently wrong.
 
-Ordinary JPEGs and PNGs are decoded by OpenCV, which releases the interpreter lock and lets libjpeg-turbo decode at 1/2, 1/4 or
-1/8 size where the picture is that much larger than needed. Everything else (CMYK JPEGs, GIF, BMP, WebP, TIFF, ...) goes through
-Pillow. OpenCV accepts truncated files without an error and allocates whatever a header asks for; so the header and the structure
-of a file are checked here before a decoder sees it.
+OpenCV decodes ordinary JPEGs and PNGs: it releases the interpreter lock, and lets libjpeg-turbo decode at 1/2, 1/4 or
+1/8 size where a picture is that much larger than needed. Everything else (CMYK, GIF, BMP, WebP, TIFF, ...) goes to
+Pillow. Decoders allocate what a header asks for, fill what is missing with grey, and may crash on rarely used parts of
+a format (OpenCV 4.11 on broken animated PNGs); so header and structure are checked here before they see a file.
 """
 from __future__ import annotations
 
 import io
-import os
 import struct
-import warnings
 import zlib
 from typing import NamedTuple, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import DatasetError
 
-# One image, one thread: the loader's threads are the only parallelism, or they would get in each other's way.
+# One picture, one thread: the loader's threads are the only parallelism, or they would get in each other's way.
 cv2.setNumThreads(1)
 
 MAX_PIXELS = 178956970
-"""Larger pictures are refused as decompression bombs: Pillow's limit, 512 MiB of RGB."""
+"""Larger pictures are refused as decompression bombs. The limit is Pillow's: 512 MiB of RGB."""
 
-_PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
-_SOF_BASELINE_TO_PROGRESSIVE = (0xC0, 0xC1, 0xC2)
-_SOF_OTHERS = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+# What Pillow may open. Not everything it could: its EPS reader, for one, starts Ghostscript.
+_PILLOW_FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM')
+
+_JPEG = b'\xff\xd8'
+_PNG = b'\x89PNG\r\n\x1a\n'
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_BARE_MARKERS = frozenset(range(0xD0, 0xD8)) | {0x01}
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_PNG_NEEDED = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')
+_READ = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+         8: cv2.IMREAD_REDUCED_COLOR_8}
+
+
+class ImageError(DatasetError):
+    """One picture that cannot be used: its `path`, and the `reason` in a few words."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f'{path}: {reason}')
+        self.path = path
+        self.reason = reason
 
 
 class _Broken(Exception):
-    """Why a file is refused; becomes a DatasetError once the name of the file is known."""
+    """Why a file is refused; becomes an ImageError where the name of the file is known."""
 
 
-class _Header(NamedTuple):
+class _JpegHeader(NamedTuple):
     width: int
     height: int
-    fast: bool      # OpenCV decodes this kind right
-    alpha: bool = False
+    fast: bool          # a kind that OpenCV decodes right: 8 bits, grey or three colours, Huffman
+
+
+class _PngParts(NamedTuple):
+    data: bytes         # without the chunks that say nothing about pixels
+    alpha: bool
+    rotated: bool       # has EXIF data
 
 
 def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise _Broken(f'its header says {width} x {height} pixels')
     if width * height > MAX_PIXELS:
-        raise _Broken(f'its header says {width} x {height} pixels, more than the limit of {MAX_PIXELS / 1e6:.0f} million')
+        raise _Broken(f'its header says {width} x {height} pixels, and more than {MAX_PIXELS // 10 ** 6} million are '
+                      f'refused as a decompression bomb')
 
 
-def _jpeg_header(data: bytes) -> _Header:
-    """Walk over the segments up to the first scan; needs the end-of-image marker behind it (see `_decode_jpeg`)."""
+def _jpeg_header(data: bytes) -> _JpegHeader:
+    """Walk over the segments up to the first scan, and look whether the end-of-image marker stands behind it."""
     position, end, header = 2, len(data), None
     while position + 4 <= end:
         if data[position] != 0xFF:
             raise _Broken(f'broken JPEG: no marker at byte {position}')
         marker = data[position + 1]
-        if marker == 0xFF:                                      # a fill byte
+        if marker == 0xFF:                          # a fill byte
             position += 1
             continue
-        if marker == 0x01 or 0xD0 <= marker <= 0xD7:            # markers without a length
+        if marker in _BARE_MARKERS:
             position += 2
             continue
-        length = (data[position + 2] << 8) | data[position + 3]
-        if length < 2 or position + 2 + length > end:
-            raise _Broken('truncated JPEG: it ends inside its header')
-        if marker in _SOF_BASELINE_TO_PROGRESSIVE or marker in _SOF_OTHERS:
-            if length < 8:
+        following = position + 2 + ((data[position + 2] << 8) | data[position + 3])
+        if marker == 0xD9 or following < position + 4 or following > end:
+            break
+        if marker in _FRAME_MARKERS:
+            if following < position + 10:
                 raise _Broken('broken JPEG: its frame header is too short')
             precision, height, width, components = struct.unpack_from('>BHHB', data, position + 4)
             _check_size(width, height)
-            fast = marker in _SOF_BASELINE_TO_PROGRESSIVE and precision == 8 and components in (1, 3)
-            header = _Header(width, height, fast)
+            header = _JpegHeader(width, height, marker <= 0xC2 and precision == 8 and components in (1, 3))
         elif marker == 0xDA:
             if header is None:
                 raise _Broken('broken JPEG: pixels before the frame header')
-            # Stuffing keeps FF D9 out of the pixel data, so finding it behind the start of the scan means that all was written.
-            whole = data.endswith(b'\xff\xd9') or data.rfind(b'\xff\xd9', position + 2 + length) >= 0
-            return header if whole else header._replace(fast=False)
-        elif marker == 0xD9:
-            break
-        position += 2 + length
-    raise _Broken('truncated JPEG: no pixels')
+            # Byte stuffing keeps FF D9 out of the pixels: where it stands behind them, they were all written.
+            if not data.endswith(b'\xff\xd9') and data.rfind(b'\xff\xd9', following) < 0:
+                raise _Broken('truncated JPEG: its end-of-image marker is missing')
+            # The shortest Huffman code has one bit, and every block of 8 x 8 has at least one code.
+            if header.fast and header.width * header.height > 64 * 8 * (end - following):
+                raise _Broken(f'truncated or forged JPEG: {end} bytes cannot hold its {header.width} x {header.height} '
+                              f'pixels')
+            return header
+        position = following
+    raise _Broken('truncated JPEG: it ends before its pixels')
 
 
-def _png_header(data: bytes) -> _Header:
+def _png_parts(data: bytes) -> _PngParts:
     """Walk over all chunks: lengths, checksums and the closing IEND."""
-    if len(data) < 33 or data[12:16] != b'IHDR':
-        raise _Broken('truncated PNG: no header')
-    width, height, _, color_type = struct.unpack_from('>IIBB', data, 16)
-    _check_size(width, height)
-    alpha = color_type in (4, 6)
-    position, end, pixels = 8, len(data), False
-    view = memoryview(data)
-    while position + 12 <= end:
-        length = int.from_bytes(data[position:position + 4], 'big')
-        kind = data[position + 4:position + 8]
-        stop = position + 8 + length
-        if stop + 4 > end:
+    view, position, end = memoryview(data), 8, len(data)
+    kept, stripped, packed, alpha, rotated = [data[:8]], False, 0, False, False
+    kind = None
+    while position + 12 <= end and kind != b'IEND':
+        stop = position + 12 + int.from_bytes(data[position:position + 4], 'big')
+        if stop > end:
             break
-        if zlib.crc32(view[position + 4:stop]) != int.from_bytes(data[stop:stop + 4], 'big'):
-            raise _Broken('broken PNG: wrong checksum in its {} chunk'.format(kind.decode('latin-1')))
-        if kind == b'IEND':
-            if not pixels:
-                raise _Broken('broken PNG: no pixels')
-            return _Header(width, height, True, alpha)
+        first, kind = kind is None, data[position + 4:position + 8]
+        if zlib.crc32(view[position + 4:stop - 4]) != int.from_bytes(data[stop - 4:stop], 'big'):
+            raise _Broken(f'broken PNG: the checksum of the chunk at byte {position} is wrong')
+        if first != (kind == b'IHDR') or (first and stop != 33):
+            raise _Broken('broken PNG: it does not start with the one header it must have')
+        if kind in _PNG_NEEDED:
+            kept.append(view[position:stop])
+        else:
+            stripped = True
+        packed += stop - position - 12 if kind == b'IDAT' else 0
         alpha = alpha or kind == b'tRNS'
-        pixels = pixels or kind == b'IDAT'
-        position = stop + 4
-    raise _Broken('truncated PNG')
+        rotated = rotated or kind == b'eXIf'
+        position = stop
+    if kind != b'IEND':
+        raise _Broken('truncated PNG: its last chunk is missing')
+    width, height, depth, color = struct.unpack_from('>IIBB', data, 16)
+    _check_size(width, height)
+    if depth not in _PNG_DEPTHS.get(color, ()):
+        raise _Broken(f'broken PNG: {depth} bits of colour type {color} do not exist')
+    # Deflate packs 1032 bytes into one at best; a row has one byte more than its pixels.
+    if height * (1 + width * depth * _PNG_CHANNELS[color] // 8) > 1032 * packed:
+        raise _Broken(f'truncated or forged PNG: {packed} bytes cannot hold its {width} x {height} pixels')
+    return _PngParts(b''.join(kept) if stripped else data, alpha or color in (4, 6), rotated)
 
 
 def _opencv(data: bytes, flags: int) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except (cv2.error, MemoryError) as error:
-        raise _Broken(str(error).strip().split('\n')[0]) from error
+        raise _Broken(str(error)) from error
     if image is None:
         raise _Broken('its pixels cannot be decoded')
     return image
 
 
 def _pillow(data: bytes) -> np.ndarray:
-    """The strict and slow way: every format that Pillow knows; a truncated file is an error."""
+    """The strict and slow way: BGR of all formats above; a truncated file is an error."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            with Image.open(io.BytesIO(data)) as image:
-                _check_size(*image.size)
-                image.load()
-                image = ImageOps.exif_transpose(image)
-                if image.mode in ('LA', 'PA', 'RGBa') or 'transparency' in image.info:
-                    image = image.convert('RGBA')
-                if image.mode == 'RGBA':
-                    image = Image.alpha_composite(Image.new('RGBA', image.size, (255, 255, 255, 255)), image)
-                return np.array(image.convert('RGB'))
+        with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
+            _check_size(*image.size)
+            image.load()
+            return _pillow_bgr(image)
+    except UnidentifiedImageError as error:
+        raise _Broken('it is no picture of a known kind (JPEG, PNG, GIF, BMP, WebP, TIFF, PPM)') from error
     except _Broken:
         raise
-    except Exception as error:      # Pillow's plugins raise nearly anything on a broken file
-        raise _Broken(' '.join(str(error).split()) or type(error).__name__) from error
+    except Exception as error:      # Pillow's readers raise nearly anything on a broken file
+        raise _Broken(str(error) or type(error).__name__) from error
+
+
+def _pillow_bgr(image: Image.Image) -> np.ndarray:
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception:               # broken EXIF data says nothing about the pixels: leave them as they are
+        image = image.copy()
+    if image.mode.startswith('I'):  # 16 bits of grey, which convert() would clip instead of scale
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ('LA', 'PA', 'La', 'RGBa') or 'transparency' in image.info:
+        image = image.convert('RGBA')
+    if image.mode == 'RGBA':
+        return _over_white(np.asarray(image)[:, :, [2, 1, 0, 3]])
+    return np.ascontiguousarray(np.asarray(image.convert('RGB'))[:, :, ::-1])
 
 
 def _over_white(image: np.ndarray) -> np.ndarray:
-    """BGRA of 8 or 16 bits over white."""
+    """Pixels with alpha, of 8 or 16 bits, over white. What a transparent pixel hides is often black or garbage."""
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.ndim == 2:
@@ -153,87 +194,88 @@ def _over_white(image: np.ndarray) -> np.ndarray:
     return ((image[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def _reduction(width: int, height: int, side: int) -> int:
-    """The largest of 1, 2, 4, 8 by which JPEG decoding may shrink and still leave at least `side` pixels both ways."""
+def _reduction(width: float, height: float, side: int) -> int:
+    """By how much JPEG decoding may shrink and still leave at least `side` pixels both ways: 1, 2, 4 or 8."""
     for factor in (8, 4, 2):
         if width >= side * factor and height >= side * factor:
             return factor
     return 1
 
 
-_REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-
-
 def _crop(image: np.ndarray, box: Sequence[float], factor: int) -> np.ndarray:
     height, width = image.shape[:2]
-    x, y, w, h = (float(v) / factor for v in box)
-    if not all(np.isfinite(v) for v in (x, y, w, h)):
+    x, y, w, h = (float(value) / factor for value in box)
+    if not np.isfinite(x + y + w + h):
         raise _Broken('its bounding box is not finite')
     left, top = max(0, int(np.floor(x))), max(0, int(np.floor(y)))
     right, bottom = min(width, int(np.ceil(x + w))), min(height, int(np.ceil(y + h)))
     if right <= left or bottom <= top:
-        raise _Broken(f'its bounding box {[float(v) for v in box]} is empty or outside of the picture')
+        raise _Broken(f'its bounding box (x {x * factor:g}, y {y * factor:g}, width {w * factor:g}, height '
+                      f'{h * factor:g}) has nothing of the picture, {width * factor} x {height * factor} pixels')
     return image[top:bottom, left:right]
 
 
 def _decode(data: bytes, side: int | None, box: Sequence[float] | None) -> np.ndarray:
-    """Pixels in BGR, cropped to the box, perhaps reduced."""
     factor = 1
-    if data[:2] == b'\xff\xd8':
+    if data[:2] == _JPEG:
         header = _jpeg_header(data)
-        if header.fast:
-            if side is not None:
-                w, h = (header.width, header.height) if box is None else (int(box[2]), int(box[3]))
-                factor = _reduction(w, h, side)
-            image = _opencv(data, _REDUCED[factor])
+        if not header.fast:
+            image = _pillow(data)
         else:
-            image = _pillow(data)[:, :, ::-1]
-    elif data[:8] == _PNG_SIGNATURE:
-        header = _png_header(data)
-        image = _over_white(_opencv(data, cv2.IMREAD_UNCHANGED)) if header.alpha else _opencv(data, cv2.IMREAD_COLOR)
-    elif not data:
-        raise _Broken('it is empty')
+            if side is not None:
+                factor = _reduction(*((header.width, header.height) if box is None else box[2:]), side)
+            image = _opencv(data, _READ[factor])
+    elif data[:8] == _PNG:
+        parts = _png_parts(data)
+        if parts.rotated:
+            image = _pillow(data)
+        elif parts.alpha:
+            image = _over_white(_opencv(parts.data, cv2.IMREAD_UNCHANGED))
+        else:
+            image = _opencv(parts.data, cv2.IMREAD_COLOR)
+    elif data:
+        image = _pillow(data)
     else:
-        image = _pillow(data)[:, :, ::-1]
+        raise _Broken('it is empty')
     return image if box is None else _crop(image, box, factor)
 
 
-def decode_bgr(path: str, side: int | None = None, box: Sequence[float] | None = None,
-               resize: int | None = None) -> np.ndarray:
+def read_image(path: str, resize: int | None = None, box: Sequence[float] | None = None) -> np.ndarray:
     """Read one picture.
+
+    Grey-scale, CMYK, palette and 16-bit pictures become 8-bit colours, transparent ones are put on white, the EXIF
+    orientation is applied, and of an animation the first picture is taken.
 
     Parameters
     ----------
     path : str
-    side : int, optional
-        The pixels needed each way: lets large JPEGs be decoded at 1/2, 1/4 or 1/8 size, never below this.
-    box : four numbers, optional
-        x, y, width, height in pixels of the upright picture: crop to it.
-    resize : int, optional
-        Resize to `resize` x `resize` (not keeping the aspect ratio). A picture of this size is left as it is.
+    resize : int, optional, pixels
+        Resize to `resize` x `resize`, not keeping the aspect ratio. A picture of this size is left as it is.
+    box : four numbers, optional, pixels
+        x, y, width, height: crop to this part of the (upright) picture before resizing.
 
     Returns
     -------
-    numpy.ndarray, uint8 (height, width, 3), BGR as OpenCV has it
+    numpy.ndarray, uint8 (height, width, 3), blue first as OpenCV has it
 
     Raises
     ------
-    DatasetError
-        The file cannot be read, is no picture, is damaged or too large.
+    ImageError
+        The file cannot be read, is no picture, is damaged, or is larger than `MAX_PIXELS`.
     """
     try:
         with open(path, 'rb', buffering=0) as file:
-            data = file.read()
+            data = file.readall()
     except OSError as error:
-        raise DatasetError(f'{path}: cannot be read: {error.strerror or error}') from error
-    except ValueError as error:     # a NUL in the name
-        raise DatasetError(f'{path!r}: cannot be read: {error}') from error
+        raise ImageError(path, f'it cannot be read: {error.strerror or error}') from error
+    except ValueError as error:     # a zero byte in the name
+        raise ImageError(path, f'it cannot be read: {error}') from error
     try:
-        image = _decode(data, side, box)
+        image = _decode(data, resize, box)
         if resize is not None and image.shape[:2] != (resize, resize):
-            # Linear interpolation looks at 2 x 2 pixels, enough while the picture is at most twice as large; beyond that, average.
-            shrinks = image.shape[0] > 2 * resize or image.shape[1] > 2 * resize
-            image = cv2.resize(image, (resize, resize), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            # Linear interpolation looks at 2 x 2 pixels: enough up to twice the size. Beyond that, average.
+            averages = max(image.shape[:2]) > 2 * resize
+            image = cv2.resize(image, (resize, resize), interpolation=cv2.INTER_AREA if averages else cv2.INTER_LINEAR)
         return image
-    except (_Broken, cv2.error) as error:
-        raise DatasetError('{}: {}'.format(os.fspath(path), ' '.join(str(error).split()))) from error
+    except (_Broken, cv2.error, MemoryError) as error:
+        raise ImageError(path, ' '.join(str(error).split()) or 'there is not enough memory') from error

@@ -1,0 +1,52 @@
+"""Crops: uniform, and a function of (seed, epoch, position) only."""
+import numpy as np
+import pytest
+from scipy import stats
+
+from dataset.transforms import center_crops, draw_crops, write_crop
+
+
+def test_every_place_is_equally_likely():
+    crops = draw_crops(seed=1, epoch=2, start=0, count=33 * 33 * 40, resize=256, image_size=224, mirror=True)
+    places = np.bincount(crops[:, 0] * 33 + crops[:, 1], minlength=33 * 33)
+    assert places.size == 33 * 33
+    assert stats.chisquare(places).pvalue > 1e-3
+    # Mirroring does not depend on the place.
+    assert stats.chi2_contingency(np.histogram2d(crops[:, 0], crops[:, 2], bins=(33, 2))[0]).pvalue > 1e-3
+    assert abs(crops[:, 2].mean() - 0.5) < 4 * 0.5 / np.sqrt(len(crops))
+
+
+def test_cutting_an_epoch_into_batches_changes_nothing():
+    whole = draw_crops(3, 1, 0, 100, 256, 224, True)
+    for size in (1, 7, 64):
+        parts = [draw_crops(3, 1, start, min(size, 100 - start), 256, 224, True) for start in range(0, 100, size)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize('other', [(4, 1), (3, 2), (1, 3), (-1, 1), (3 + 2 ** 32, 1)])
+def test_other_seed_or_epoch_draws_others(other):
+    a, b = draw_crops(3, 1, 0, 400, 256, 224, True), draw_crops(*other, 0, 400, 256, 224, True)
+    assert (a[:, :2] == b[:, :2]).all(axis=1).sum() < 8
+
+
+def test_first_draws_are_these_on_every_version_of_numpy():
+    assert draw_crops(123, 1, 0, 3, 256, 224, True).tolist() == [[2, 24, 0], [17, 0, 0], [32, 6, 1]]
+
+
+def test_no_mirror_and_no_room_to_crop():
+    assert not draw_crops(0, 0, 0, 1000, 256, 224, mirror=False)[:, 2].any()
+    assert not draw_crops(0, 0, 0, 1000, 32, 32, mirror=True)[:, :2].any()
+    assert center_crops(2, 256, 224).tolist() == [[16, 16, 0]] * 2
+
+
+@pytest.mark.parametrize('bgr', [False, True])
+@pytest.mark.parametrize('mirror', [0, 1])
+def test_write_crop(bgr, mirror):
+    image = np.random.RandomState(0).randint(0, 256, (12, 12, 3)).astype(np.uint8)
+    image.setflags(write=False)     # as the pixels of a cache are
+    rows = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    write_crop(image, (3, 1, mirror), rows[1], bgr)
+    expected = image[3:11, 1:9]
+    expected = expected[:, ::-1] if mirror else expected
+    np.testing.assert_array_equal(rows[1], expected[:, :, ::-1] if bgr else expected)
+    assert not rows[0].any()
