@@ -10,8 +10,8 @@ The images are real files in class folders, the first hundred of which train (th
     CACHE/glyphs-v1-seed0-size37/0000_U+03A9/000.jpg ...
 
 They are made once, by threads: drawing is OpenCV and NumPy, which let go of the interpreter lock, so that no worker
-process can be left behind or be started twice by a script without a main guard. Each image has a generator of its own,
-seeded by (seed, size, class, number): any number of threads makes the same files. They are drawn into a temporary
+process can be left behind or be started twice by a script without a main guard. Each class has a generator of its own,
+seeded by (seed, size, character): any number of threads makes the same files. They are drawn into a temporary
 folder beside their place, which is renamed when complete: whoever finds the folder finds all of it, and of two
 processes that make it at once the second to finish takes the first one's.
 """
@@ -181,14 +181,13 @@ def _draw_classes(folder: str, order: np.ndarray, places: range, size: int, seed
         shapes = [_shape(font, character) for font in fonts]
         class_folder = os.path.join(folder, '%04d_U+%04X' % (place, ord(character)))
         os.mkdir(class_folder)
-        for number in range(IMAGES_PER_CLASS):
-            if stop.is_set():
-                return
-            rng = np.random.RandomState([FORMAT, seed % 2 ** 32, size, ord(character), number])
-            image = _draw(shapes, size, rng)
+        rng = np.random.RandomState([FORMAT, seed % 2 ** 32, size, ord(character)])
+        for number, image in enumerate(_draw(shapes, size, rng)):
             encoded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
             with open(os.path.join(class_folder, '%03d.jpg' % number), 'wb') as stream:
                 stream.write(encoded.tobytes())
+        if stop.is_set():
+            return
 
 
 def _load_fonts(size: int) -> List:
@@ -212,42 +211,54 @@ def _shape(font, character: str) -> np.ndarray:
 
 
 def _draw(shapes: List[np.ndarray], size: int, rng: np.random.RandomState) -> np.ndarray:
-    """One picture, uint8 (size, size, 3)."""
-    shape = shapes[rng.randint(len(shapes))]
-    ink = _place(shape, size, rng)[:, :, None]
-    paper_colour, ink_colour = _colours(rng)
-    paper = paper_colour + _cloud(size, 3, rng) * rng.uniform(0, 50)
-    image = paper + (ink_colour + _cloud(size, 2, rng) * rng.uniform(0, 30) - paper) * ink
-    image += rng.uniform(4, 24) * rng.standard_normal((size, size, 3)).astype(np.float32)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    """All pictures of a class, uint8 (IMAGES_PER_CLASS, size, size, 3)."""
+    count = IMAGES_PER_CLASS
+    face = rng.randint(len(shapes), size=count)
+    blur = rng.uniform(0.2, 0.8, size=count) * size / 37
+    linear, room = _transforms([shapes[i].shape for i in face], size, rng)
+    centre = size / 2 + rng.uniform(-1, 1, size=(count, 2)) * room
+    coverage = np.empty((count, size, size, 1), dtype=np.float32)
+    for i in range(count):
+        shape = shapes[face[i]]
+        offset = centre[i] - linear[i] @ [shape.shape[1] / 2, shape.shape[0] / 2]
+        drawn = cv2.warpAffine(shape, np.column_stack([linear[i], offset]), (size, size))
+        coverage[i, :, :, 0] = cv2.GaussianBlur(drawn, (0, 0), blur[i])
+    coverage /= 255
+    paper, ink = _colours(count, rng)
+    paper = paper + _clouds(count, 3, size, rng) * rng.uniform(0, 40, size=(count, 1, 1, 1)).astype(np.float32)
+    ink = ink + _clouds(count, 2, size, rng) * rng.uniform(0, 30, size=(count, 1, 1, 1)).astype(np.float32)
+    noise = rng.standard_normal((count, size, size, 3)).astype(np.float32)
+    noise *= rng.uniform(3, 18, size=(count, 1, 1, 1)).astype(np.float32)
+    return np.clip(np.rint(paper + (ink - paper) * coverage + noise), 0, 255).astype(np.uint8)
 
 
-def _place(shape: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:
-    """The shape's coverage in the picture, float32 (size, size) from 0 to 1: turned, sheared, scaled, moved."""
-    height, width = shape.shape
-    angle, shear, stretch = np.deg2rad(rng.uniform(-20, 20)), rng.uniform(-0.25, 0.25), rng.uniform(-0.2, 0.2)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    linear = turn @ np.array([[1, shear], [0, 1]]) @ np.diag([np.exp(stretch), np.exp(-stretch)])
-    extent = np.abs(linear) @ [width, height]  # of the transformed shape's bounding box
-    target = rng.uniform(0.4, 0.75) * size
-    linear *= target / extent.max()
-    centre = size / 2 + rng.uniform(-1, 1, size=2) * (0.86 * size - target * extent / extent.max()) / 2
-    offset = centre - linear @ [width / 2, height / 2]
-    matrix = np.column_stack([linear, offset])
-    moved = cv2.warpAffine(shape, matrix, (size, size), flags=cv2.INTER_AREA)
-    blur = rng.uniform(0.2, 0.8) * size / 37
-    return cv2.GaussianBlur(moved, (0, 0), blur).astype(np.float32) / 255
+def _transforms(shapes: List[Tuple[int, int]], size: int, rng: np.random.RandomState) -> Tuple[np.ndarray, np.ndarray]:
+    """How each shape is stretched, sheared, turned and scaled: matrices (N, 2, 2), and how far it may move (N, 2)."""
+    count = len(shapes)
+    angle, shear, stretch = (rng.uniform(-limit, limit, size=count) for limit in (np.deg2rad(15), 0.2, 0.15))
+    one, nought = np.ones(count), np.zeros(count)
+
+    def matrices(*entries: np.ndarray) -> np.ndarray:
+        return np.stack(entries, axis=1).reshape(count, 2, 2)
+
+    linear = matrices(np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)) \
+        @ matrices(one, shear, nought, one) @ matrices(np.exp(stretch), nought, nought, np.exp(-stretch))
+    box = np.array(shapes, dtype=np.float64)[:, ::-1, None]        # width, height
+    extent = (np.abs(linear) @ box)[:, :, 0]                       # of the transformed box
+    scale = rng.uniform(0.45, 0.75, size=count) * size / extent.max(axis=1)
+    room = (0.86 * size - extent * scale[:, None]) / 2             # the margin stays outside of the centre crop
+    return linear * scale[:, None, None], room
 
 
-def _colours(rng: np.random.RandomState) -> Tuple[np.ndarray, np.ndarray]:
-    """Paper and ink: either may be the lighter one; far enough apart in brightness to be read."""
-    while True:
-        paper, ink = rng.uniform(0, 255, size=(2, 3)).astype(np.float32)
-        if abs((paper - ink) @ np.array([0.114, 0.587, 0.299], dtype=np.float32)) > 60:
-            return paper, ink
+def _colours(count: int, rng: np.random.RandomState) -> Tuple[np.ndarray, np.ndarray]:
+    """Paper and ink, float32 (count, 1, 1, 3) each: either may be the lighter, but one is clearly."""
+    pairs = rng.uniform(0, 255, size=(2, 40 * count, 3)).astype(np.float32)
+    contrast = np.abs((pairs[0] - pairs[1]) @ np.array([0.114, 0.587, 0.299], dtype=np.float32))  # BGR to grey
+    paper, ink = pairs[:, np.argsort(contrast < 80, kind='stable')[:count], None, None]  # the first that pass
+    return paper, ink
 
 
-def _cloud(size: int, cells: int, rng: np.random.RandomState) -> np.ndarray:
-    """Smooth change of brightness over the picture, float32 (size, size, 1), about -1 to 1."""
-    coarse = rng.uniform(-1, 1, size=(cells, cells)).astype(np.float32)
-    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)[:, :, None]
+def _clouds(count: int, cells: int, size: int, rng: np.random.RandomState) -> np.ndarray:
+    """Smooth changes of brightness over the picture, float32 (count, size, size, 1), about -1 to 1."""
+    coarse = rng.uniform(-1, 1, size=(count, cells, cells)).astype(np.float32)
+    return np.stack([cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC) for grid in coarse])[..., None]
