@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon.loss import Loss
 
-from .distances import distances, host_squared_distances, same_class
+from .distances import distances, host_squared_distances, same_class, weighted_sum
 
 
 class MarginLoss(Loss):
@@ -66,9 +66,9 @@ class MarginLoss(Loss):
         y = 2 * same_class(F, labels) - 1
         beta = F.expand_dims(F.take(beta, labels), axis=1)
         loss = F.relu(self._margin + y * F.broadcast_sub(distances(F, embeddings), beta))
-        count = F.maximum(F.sum(pairs * (loss > 0)), 1)
+        count = F.maximum(weighted_sum(F, pairs, loss > 0), 1)
         regulariser = self._nu * F.sum(F.broadcast_mul(pairs * (y > 0), beta)) if self._nu else 0
-        return (F.sum(pairs * loss) + regulariser) / count
+        return (weighted_sum(F, pairs, loss) + regulariser) / count
 
     def sample(self, embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """How often each ordered pair enters the loss, (B, B) float32: a positive pair once, a negative as drawn."""
