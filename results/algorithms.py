@@ -1,8 +1,8 @@
 """The algorithms in the order of the paper, with their names, scripts, sources and looks.
 
-Thirteen rows come from twelve scripts: ``train_proxy.py`` is two of them. The looks are safe for the colour-blind: seven
-hues of Okabe and Ito drawn solid, then six of Paul Tol's drawn hatched, dashed and with open markers, so that any two
-algorithms differ in a hue that everybody can tell apart or in all of hatch, dash and marker.
+Thirteen rows come from twelve scripts: ``train_proxy.py`` is two of them. The looks are safe for the colour-blind:
+seven hues of Okabe and Ito drawn solid, then six of Paul Tol's drawn hatched, dashed and with open markers, so that any
+two algorithms differ in a hue that everybody can tell apart, or in all of hatch, dash and the filling of the marker.
 """
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 
 def _look(i: int) -> Dict[str, Any]:
     if i < len(_SOLID):
-        return dict(colour=_SOLID[i], marker=_MARKERS[i])
+        return {'colour': _SOLID[i], 'marker': _MARKERS[i]}
     i = (i - len(_SOLID)) % len(_HATCHED)
-    return dict(colour=_HATCHED[i], marker=_MARKERS[i], hatch='/////', dashes='--', open_marker=True)
+    return {'colour': _HATCHED[i], 'marker': _MARKERS[i], 'hatch': '/////', 'dashes': '--', 'open_marker': True}
 
 
 _ARXIV = 'https://arxiv.org/abs/'
@@ -98,7 +98,8 @@ _ROWS = (
      'Deep Randomized Ensembles for Metric Learning', _ARXIV + '1808.04469',
      'Many small networks each learn a random grouping of the classes; their embeddings are joined.'),
     ('discriminative', 'Discriminative', 'train_discriminative.py', (),
-     'A Theoretically Sound Upper Bound on the Triplet Loss for Improving the Efficiency of Deep Distance Metric Learning',
+     'A Theoretically Sound Upper Bound on the Triplet Loss for Improving the Efficiency of Deep Distance Metric '
+     'Learning',
      _ARXIV + '1904.08720',
      'Pulls every image to a fixed, one-hot centre of its class: a bound on the triplet loss that needs no triplets.'),
 )

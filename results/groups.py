@@ -21,7 +21,7 @@ REFERENCE_KEYS = ('untrained', 'raw-pixels')
 
 
 class Interval(NamedTuple):
-    """Mean, sample standard deviation and half of the 95% confidence interval of n values; None where n is too small."""
+    """Mean, sample standard deviation and half of the 95% confidence interval of n values; None where n is 1."""
 
     mean: float
     std: Optional[float]

@@ -28,7 +28,10 @@ class LogError(Exception):
 
 @dataclass
 class Epoch:
-    """What one epoch logged; `metrics` is empty where the epoch was not evaluated."""
+    """What one epoch logged; `metrics` is empty where the epoch was not evaluated.
+
+    Number 0 is the untrained network. The epochs of an ensemble's members are counted through, `member` from 1.
+    """
 
     number: int
     member: Optional[int] = None
@@ -60,7 +63,7 @@ class Run:
     @property
     def untrained(self) -> Dict[str, float]:
         """Metrics before training, empty where they were not taken."""
-        return next((e.metrics for e in self.epochs if e.number == 0 and not e.member), {})
+        return next((e.metrics for e in self.epochs if e.number == 0), {})
 
     @property
     def seconds_per_epoch(self) -> Optional[float]:
@@ -329,7 +332,7 @@ def _end_run(run: Run, event: Dict[str, Any]) -> None:
 
 def _choose(run: Run) -> None:
     """Fills in what `run_end` did not say, from the epochs."""
-    evaluated = [e for e in run.epochs if e.metrics and (e.number or e.member)]
+    evaluated = [e for e in run.epochs if e.metrics and e.number]
     if not evaluated:
         return
     run.chosen.setdefault('last', (evaluated[-1].number, evaluated[-1].metrics))
