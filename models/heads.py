@@ -1,0 +1,108 @@
+"""Heads for :class:`models.EmbeddingNet` that are more than one dense layer. None scales to unit length: the net does."""
+from __future__ import annotations
+
+from typing import Sequence
+
+import mxnet as mx
+from mxnet.gluon import HybridBlock, nn
+
+
+def _dense(units: int, use_bias: bool = True) -> nn.Dense:
+    """The last layer, initialised as the head of every other algorithm."""
+    return nn.Dense(units, use_bias=use_bias, weight_initializer=mx.init.Xavier(magnitude=0.2))
+
+
+class NormProxyHead(HybridBlock):
+    """Layer normalisation, dropout and a dense layer, as for the normalised softmax (arXiv:1811.12649, section 3.3).
+
+    The features are normalised without affine parameters and the dense layer has no bias (as in the authors' code), so
+    that the embedding's entries are spread around 0, where they are thresholded to make binary embeddings. Dropout acts
+    on the features, not on the embedding, whose length is normalised next.
+
+    Parameters
+    ----------
+    embed_dim : int
+        E; unused without the dense layer.
+    dropout : float
+        Share of the features that is dropped in training; 0 for none.
+    fc : bool
+        False leaves the dense layer out: the embedding is the normalised features.
+
+    Inputs:
+        - **features**: (B, F)
+
+    Outputs:
+        - **embeddings**: (B, E), or (B, F) without the dense layer
+    """
+
+    def __init__(self, embed_dim: int, dropout: float = 0.5, fc: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.norm = nn.LayerNorm(center=False, scale=False)
+            self.dropout = nn.Dropout(dropout)
+            self.fc = _dense(embed_dim, use_bias=False) if fc else None
+
+    def hybrid_forward(self, F, features):
+        x = self.dropout(self.norm(features))
+        return x if self.fc is None else self.fc(x)
+
+
+class BottleneckHead(HybridBlock):
+    """Dense layers with ReLU between the features and the embedding.
+
+    Parameters
+    ----------
+    layers : sequence of int
+        Sizes of the layers before the last, e.g. (512, 256).
+    embed_dim : int
+        E.
+
+    Inputs:
+        - **features**: (B, F)
+
+    Outputs:
+        - **embeddings**: (B, E)
+    """
+
+    def __init__(self, layers: Sequence[int], embed_dim: int, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.layers = nn.HybridSequential()
+            for units in layers:
+                self.layers.add(nn.Dense(units, activation='relu', weight_initializer=mx.init.Xavier(magnitude=2)))
+            self.layers.add(_dense(embed_dim))
+
+    def hybrid_forward(self, F, features):
+        return self.layers(features)
+
+
+class DiscriminativeHead(HybridBlock):
+    """Embedding, dropout, and the output in R^C that the discriminative loss compares with one-hot centroids.
+
+    Both can be evaluated: ``head.embedding(features)`` gives the first, ``head.output(embedding)`` the second.
+
+    Parameters
+    ----------
+    embed_dim : int
+        E.
+    num_classes : int
+        C.
+    dropout : float
+        Share of the embedding that is dropped in training.
+
+    Inputs:
+        - **features**: (B, F)
+
+    Outputs:
+        - **output**: (B, C)
+    """
+
+    def __init__(self, embed_dim: int, num_classes: int, dropout: float = 0.5, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.embedding = _dense(embed_dim)
+            self.dropout = nn.Dropout(dropout)
+            self.output = _dense(num_classes)
+
+    def hybrid_forward(self, F, features):
+        return self.output(self.dropout(self.embedding(features)))
