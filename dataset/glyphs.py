@@ -23,11 +23,13 @@ import shutil
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from io import BytesIO
 from typing import Dict, List, Optional, Tuple
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from .errors import DatasetError
 from .folder import read_folders, split_halves
@@ -38,19 +40,20 @@ from .registry import register
 FORMAT = 1
 IMAGES_PER_CLASS = 40
 MANIFEST = 'glyphs.json'
+_TEMPORARY = '.tmp-'
 
 FACES = ('DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSans-BoldOblique',
          'DejaVuSansMono', 'DejaVuSansMono-Bold', 'DejaVuSansMono-Oblique', 'DejaVuSansMono-BoldOblique',
          'DejaVuSerif', 'DejaVuSerif-Bold', 'DejaVuSerif-Italic', 'DejaVuSerif-BoldItalic')
 
-#: One character a class. Of the 2,383 characters that all faces have: no accents, digraphs, box drawing; all drawn
-#: at one size in four faces and turned by up to 30 degrees; then letters in the order Latin, Greek, Cyrillic,
-#: Armenian, Georgian, others, and symbols from the most different on, each taken only if its correlation with every
-#: one taken before stays below 0.84. That leaves one of A, Alpha and Cyrillic A, and one of S and s.
+#: One character a class, chosen once from the 2,383 that all faces have: accented letters, ligatures and box drawing
+#: left out, all drawn at one size in four faces and turned by up to 30 degrees; then letters in the order Latin, Greek,
+#: Cyrillic, Armenian, Georgian, others, and symbols from the most different on, each taken only if its correlation
+#: with every one taken before stays below 0.84. So of A, Alpha and Cyrillic A there is one, and S gives way to 5.
 CHARACTERS = (
-              '%0123457:<>ACEKLMNPRTUVWXYZbdekmnqr®±»ÆæƕƢƦƨƸɁɔɮɷɹ'
-              'ʁʍʞʬʭΞΣΦΨαβζλμνςϗϝϞϠϷϻЂЉЊЋЖЛЦЧЩЪЫЮьяђѣӋәԲԴԶԷԸԹԾԿՀՃ'
-              'ՇՊՎՔՖխմչպაგდელორტუფწჯჰჱ჻ᴖᴗᴝᴞᴟ↜↢↲↸⇦⇩⇫⇰⇱⇲√∞∹∺≂≐≤≥⊂⊆⊇'
+              '%&0123457:<>ACEKLMNPRTUVWXYZbdekmnqr®±»ÆæƕƢƦƨƸɁɔɮɷ'
+              'ɹʁʍʞʬʭΞΣΦΨαβζλμνςϗϝϞϠϷϻЂЉЊЋЖЛЦЧЩЪЫЮьяђѣӋәԲԴԶԷԸԹԾԿՀ'
+              'ՃՇՊՎՔՖխմչպაგდელორტფწჯჰჱ჻ᴖᴗᴝᴞᴟ↜↢↲↸⇦⇩⇫⇰⇱⇲√∞∹∺≂≐≤≥⊂⊆⊇'
               '⊐⊔⊢⌑⌘⌥⎡▱△▷▻▽◁◅◌◔◝◟◧◩◪◰◲◵◸◹◿☼♃♅♡♢♤♧♩♫♬♭♮⟶⩪⩫⬒⬓⬔⬕⬚Ⱶ⸟⸮'
 )
 
@@ -144,10 +147,11 @@ def generate(folder: str, size: int, seed: int = 0, threads: Optional[int] = Non
             jobs = [pool.submit(_draw_classes, temporary, order, range(start, len(order), threads), size, seed, stop)
                     for start in range(threads)]
             try:
-                for job in jobs:
-                    job.result()
+                wait(jobs, return_when=FIRST_EXCEPTION)
             finally:
                 stop.set()  # after an error or Ctrl-C the others need not finish
+            for job in jobs:
+                job.result()
         with open(os.path.join(temporary, MANIFEST), 'w', encoding='utf-8') as stream:
             json.dump(_manifest(size, seed), stream)
         os.chmod(temporary, 0o755)  # mkdtemp makes it private, the cache may be shared
@@ -158,9 +162,6 @@ def generate(folder: str, size: int, seed: int = 0, threads: Optional[int] = Non
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-_TEMPORARY = '.tmp-'
 
 
 def _remove_leftovers(parent: str) -> None:
@@ -190,23 +191,28 @@ def _draw_classes(folder: str, order: np.ndarray, places: range, size: int, seed
             return
 
 
-def _load_fonts(size: int) -> List:
+def _load_fonts(size: int) -> List[ImageFont.FreeTypeFont]:
     """The twelve faces, large enough that a shape is seldom enlarged."""
     import matplotlib  # only for its folder, and only when there is something to draw
-    from PIL import ImageFont
     folder = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf')
-    try:
-        return [ImageFont.truetype(os.path.join(folder, face + '.ttf'), size, layout_engine=ImageFont.Layout.BASIC)
-                for face in FACES]
-    except OSError as error:
-        raise DatasetError('%s lacks the DejaVu fonts that matplotlib ships (%s).' % (folder, error)) from None
+    fonts = []
+    for face in FACES:
+        # The bytes, not the name: Pillow would look for a missing file among the fonts of the system.
+        try:
+            with open(os.path.join(folder, face + '.ttf'), 'rb') as stream:
+                fonts.append(ImageFont.truetype(BytesIO(stream.read()), size, layout_engine=ImageFont.Layout.BASIC))
+        except OSError as error:
+            raise DatasetError('%s lacks the DejaVu fonts that matplotlib ships (%s).' % (folder, error)) from None
+    return fonts
 
 
-def _shape(font, character: str) -> np.ndarray:
+def _shape(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
     """The character's coverage, uint8, cut to its ink."""
-    mask = font.getmask(character, mode='L')
-    pixels = np.asarray(mask, dtype=np.uint8).reshape(mask.size[::-1])
-    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+    left, top, right, bottom = font.getbbox(character)
+    image = Image.new('L', (right - left + 2, bottom - top + 2))
+    ImageDraw.Draw(image).text((1 - left, 1 - top), character, fill=255, font=font)
+    pixels = np.asarray(image)
+    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
     return np.ascontiguousarray(pixels[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1])
 
 

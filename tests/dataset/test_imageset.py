@@ -11,9 +11,9 @@ from dataset.imageset import Counts, check_counts
 
 def image_set(classes=6, **changes):
     labels = np.random.RandomState(1).permutation(np.repeat(np.arange(classes), 3))
-    arguments = dict(paths=['%d/%d.jpg' % (label, i) for i, label in enumerate(labels)], labels=labels,
-                     class_names=['class %d' % i for i in range(classes)],
-                     boxes=np.arange(12 * classes).reshape(-1, 4), name='Toy', mirror=False)
+    arguments = {'paths': ['%d/%d.jpg' % (label, i) for i, label in enumerate(labels)], 'labels': labels,
+                     'class_names': ['class %d' % i for i in range(classes)],
+                     'boxes': np.arange(12 * classes).reshape(-1, 4), 'name': 'Toy', 'mirror': False}
     arguments.update(changes)
     return ImageSet(**arguments)
 
@@ -25,9 +25,9 @@ def test_length_classes_and_types():
 
 
 @pytest.mark.parametrize('changes', [
-    dict(labels=np.zeros(3, dtype=int)), dict(labels=np.zeros((18, 1), dtype=int)), dict(labels=np.zeros(18)),
-    dict(labels=np.zeros(18, dtype=int)), dict(labels=np.arange(18) % 7), dict(labels=np.arange(18) % 6 - 1),
-    dict(boxes=np.zeros((17, 4))), dict(boxes=np.zeros((18, 3))), dict(class_names=['only one']),
+    {'labels': np.zeros(3, dtype=int)}, {'labels': np.zeros((18, 1), dtype=int)}, {'labels': np.zeros(18)},
+    {'labels': np.zeros(18, dtype=int)}, {'labels': np.arange(18) % 7}, {'labels': np.arange(18) % 6 - 1},
+    {'boxes': np.zeros((17, 4))}, {'boxes': np.zeros((18, 3))}, {'class_names': ['only one']},
 ])
 def test_parts_that_do_not_fit_are_refused(changes):
     with pytest.raises(DatasetError, match='^Toy needs .*[.]$'):

@@ -1,0 +1,472 @@
+"""The readers of CUB, CARS196, SOP and class folders on small trees with their structure, and on garbage.
+
+Readers never open an image, so the images here are empty files; the published counts are replaced by small ones,
+and one test reads a CUB of full size.
+"""
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.io import savemat
+
+from dataset import DatasetError, ImageSet, cars196, cub, get_dataset, sop
+from dataset.imageset import Counts
+
+SMALL = Counts(train_classes=2, test_classes=3, train_images=4, test_images=6)  # two images a class
+garbage = settings(max_examples=150, deadline=None,
+                   suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+@pytest.fixture(autouse=True)
+def small_counts(monkeypatch):
+    for module in (cub, cars196, sop):
+        monkeypatch.setattr(module, 'COUNTS', SMALL)
+
+
+def touch(*parts):
+    path = os.path.join(*map(str, parts))
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    open(path, 'wb').close()
+
+
+def write(folder, name, lines, end='\n'):
+    with open(os.path.join(str(folder), name), 'w', encoding='utf-8', newline='') as stream:
+        stream.write(end.join(lines) + end)
+
+
+def refused(name, path, *words):
+    with pytest.raises(DatasetError) as caught:
+        get_dataset(name, str(path))
+    message = str(caught.value)
+    for word in words:
+        assert word in message
+    assert message.endswith('.') and '\n' not in message
+
+
+# CUB
+
+def cub_lists():
+    names = ['%03d.Bird_%d/Bird_%04d.jpg' % (c, c, i) for c in range(1, 6) for i in (2 * c - 1, 2 * c)]
+    return {'images.txt': ['%d %s' % (i + 1, name) for i, name in enumerate(names)],
+            'image_class_labels.txt': ['%d %d' % (i + 1, i // 2 + 1) for i in range(10)],
+            'bounding_boxes.txt': ['%d %d.0 2.5 30.0 4%d.0' % (i + 1, i, i) for i in range(10)]}
+
+
+def cub_tree(root, end='\n', **changes):
+    lists = cub_lists()
+    lists.update(changes)
+    for line in cub_lists()['images.txt']:
+        touch(root, 'images', line.split()[1])
+    for name, lines in lists.items():
+        write(root, name, lines, end)
+    return root
+
+
+def changed(name, row, line):
+    """The official list but for one line (None: left out)."""
+    lines = cub_lists()[name]
+    lines[row:row + 1] = [] if line is None else [line]
+    return {name: lines}
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n'])
+def test_cub(tmp_path, end):
+    cub_tree(tmp_path, end)
+    train, test = get_dataset('CUB', str(tmp_path))
+    assert isinstance(train, ImageSet) and train.name == 'CUB' and train.mirror
+    assert train.labels.tolist() == [0, 0, 1, 1] and test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert train.class_names == ['001.Bird_1', '002.Bird_2']
+    assert test.class_names == ['003.Bird_3', '004.Bird_4', '005.Bird_5']
+    assert all(os.path.isfile(path) for path in train.paths + test.paths)
+    assert os.path.basename(test.paths[1]) == 'Bird_0006.jpg'
+    assert test.boxes[1].tolist() == [5, 2.5, 30, 45]
+
+
+def test_cub_in_the_archives_own_folder(tmp_path):
+    (tmp_path / 'CUB_200_2011').mkdir()
+    cub_tree(tmp_path / 'CUB_200_2011')
+    assert len(get_dataset('CUB', str(tmp_path))[0]) == 4
+
+
+def test_cub_lists_in_another_order_are_joined_by_image_id(tmp_path):
+    lists = cub_lists()
+    for name in ('image_class_labels.txt', 'bounding_boxes.txt'):
+        lists[name].reverse()
+    cub_tree(tmp_path, **lists)
+    train, test = get_dataset('CUB', str(tmp_path))
+    assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert test.boxes[1].tolist() == [5, 2.5, 30, 45]
+
+
+@pytest.mark.parametrize('change, words', [
+    (changed('images.txt', 3, 'x y'), ['images.txt', 'line 4', 'integer text']),
+    (changed('images.txt', 3, '4'), ['images.txt', 'line 4']),
+    (changed('images.txt', 3, '3 002.Bird_2/Bird_0004.jpg'), ['images.txt', 'twice']),
+    (changed('images.txt', 3, '4 002.Bird_2/Bird_0003.jpg'), ['images.txt', 'Bird_0003.jpg', 'twice']),
+    (changed('images.txt', 3, '4 002.Bird_2/none.jpg'), ['images.txt', 'none.jpg', 'missing']),
+    (changed('images.txt', 3, '4 no_folder/none.jpg'), ['images.txt', 'no folder']),
+    (changed('images.txt', 3, '4 ../images.txt'), ['images.txt', 'leads out']),
+    (changed('images.txt', 3, '4 /etc/passwd'), ['images.txt', 'leads out']),
+    (changed('images.txt', 3, '4 002.Bird_2/../../images.txt'), ['images.txt', 'leads out']),
+    (changed('images.txt', 9, None), ['image_class_labels.txt', 'each image id']),
+    ({'images.txt': ['']}, ['images.txt', 'empty']),
+    (changed('image_class_labels.txt', 3, '4 x'), ['image_class_labels.txt', 'line 4']),
+    (changed('image_class_labels.txt', 3, '4 6'), ['image_class_labels.txt', '1 to 5']),
+    (changed('image_class_labels.txt', 3, '4 0'), ['image_class_labels.txt', '1 to 5']),
+    (changed('image_class_labels.txt', 3, '3 2'), ['image_class_labels.txt', 'each image id']),
+    (changed('image_class_labels.txt', 3, None), ['image_class_labels.txt', 'each image id']),
+    (changed('image_class_labels.txt', 3, '4 3'), ['3 training images', 'CUB has 4']),
+    (changed('bounding_boxes.txt', 3, '4 1 2 3'), ['bounding_boxes.txt', 'line 4']),
+    (changed('bounding_boxes.txt', 3, '4 1 2 3 nan'), ['bounding_boxes.txt', 'box']),
+    (changed('bounding_boxes.txt', 3, '4 1 2 0 5'), ['bounding_boxes.txt', 'box']),
+    (changed('bounding_boxes.txt', 9, None), ['bounding_boxes.txt', 'each image id']),
+])
+def test_cub_refuses(tmp_path, change, words):
+    refused('CUB', cub_tree(tmp_path, **change), *words)
+
+
+@pytest.mark.parametrize('name', ['images.txt', 'image_class_labels.txt', 'bounding_boxes.txt'])
+def test_cub_names_a_missing_list(tmp_path, name):
+    os.remove(str(cub_tree(tmp_path) / name))
+    refused('CUB', tmp_path, name)
+
+
+def test_cub_names_a_missing_image_and_encoding(tmp_path):
+    cub_tree(tmp_path)
+    (tmp_path / 'bounding_boxes.txt').write_bytes(b'1 \xff')
+    refused('CUB', tmp_path, 'bounding_boxes.txt', 'UTF-8')
+    os.remove(str(tmp_path / 'images' / '004.Bird_4' / 'Bird_0008.jpg'))
+    refused('CUB', tmp_path, 'bounding_boxes.txt')
+
+
+def test_cub_of_full_size(tmp_path, monkeypatch):
+    counts = Counts(100, 100, 5864, 5924)
+    monkeypatch.setattr(cub, 'COUNTS', counts)
+    classes = np.sort(np.concatenate([np.arange(5864) % 100, 100 + np.arange(5924) % 100])) + 1
+    names = ['%03d.c/%d.jpg' % (label, i) for i, label in enumerate(classes)]
+    for label in range(1, 201):
+        os.makedirs(str(tmp_path / 'images' / ('%03d.c' % label)))
+    for name in names:
+        open(str(tmp_path / 'images' / name), 'wb').close()
+    write(tmp_path, 'images.txt', ['%d %s' % row for row in enumerate(names)])
+    write(tmp_path, 'image_class_labels.txt', ['%d %d' % row for row in enumerate(classes)])
+    write(tmp_path, 'bounding_boxes.txt', ['%d 0 0 1 1' % i for i in range(len(names))])
+    train, test = get_dataset('CUB', str(tmp_path))
+    assert (len(train), len(test), train.num_classes, test.num_classes) == (5864, 5924, 100, 100)
+    os.remove(test.paths[-1])
+    refused('CUB', tmp_path, '11787.jpg', 'missing')
+
+
+# CARS196
+
+def cars_table(**changes):
+    """The table of a small cars_annos.mat, in the order of the official one (classes mixed)."""
+    classes = [1, 2, 3, 4, 5, 5, 4, 3, 2, 1]
+    columns = {'relative_im_path': ['car_ims/%06d.jpg' % (i + 1) for i in range(10)],
+                   'bbox_x1': [i + 1 for i in range(10)], 'bbox_y1': [2] * 10, 'bbox_x2': [i + 31 for i in range(10)],
+                   'bbox_y2': [42] * 10, 'test': [0] * 10}
+    columns['class'] = classes
+    columns.update(changes)
+    return columns
+
+
+def save_cars(path, class_names=('AM General', 'Acura', 'Aston', 'Audi', 'BMW'), **changes):
+    columns = {name: values for name, values in cars_table(**changes).items() if values is not None}
+    table = np.zeros((1, 10), dtype=[(name, object) for name in columns])
+    for name, values in columns.items():
+        for i, value in enumerate(values):
+            table[0, i][name] = np.uint8(value) if isinstance(value, int) and 0 <= value < 256 else value
+    content = {'annotations': table}
+    if class_names is not None:
+        content['class_names'] = np.array([class_names], dtype=object)
+    savemat(str(path / 'cars_annos.mat'), content)
+
+
+def cars_tree(root, **changes):
+    for name in cars_table()['relative_im_path']:
+        touch(root, name)
+    save_cars(root, **changes)
+    return root
+
+
+def cars_folders(root, names=('1', '2', '3', '4', '5')):
+    table = cars_table()
+    for name, label in zip(table['relative_im_path'], table['class']):
+        touch(root, names[label - 1], os.path.basename(name))
+    return root
+
+
+def test_cars_from_the_mat_file(tmp_path):
+    train, test = get_dataset('CARS196', str(cars_tree(tmp_path)))
+    assert train.labels.tolist() == [0, 1, 1, 0] and test.labels.tolist() == [0, 1, 2, 2, 1, 0]
+    assert train.class_names == ['AM General', 'Acura'] and test.class_names == ['Aston', 'Audi', 'BMW']
+    assert [os.path.basename(path) for path in train.paths] == ['000001.jpg', '000002.jpg', '000009.jpg', '000010.jpg']
+    assert all(os.path.isfile(path) for path in train.paths + test.paths)
+    assert train.boxes[1].tolist() == [2, 2, 30, 40]
+    assert train.name == 'CARS196'
+
+
+def test_cars_without_class_names(tmp_path):
+    assert get_dataset('CARS196', str(cars_tree(tmp_path, class_names=None)))[1].class_names == ['3', '4', '5']
+
+
+def test_cars_from_class_folders_in_numeric_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(cars196, 'COUNTS', Counts(6, 6, 6, 6))
+    for number in range(1, 13):
+        touch(tmp_path, number, 'a.jpg')
+    touch(tmp_path, '1', 'notes.txt')
+    touch(tmp_path, 'other', 'a.jpg')
+    train, test = get_dataset('CARS196', str(tmp_path))
+    assert train.class_names == ['1', '2', '3', '4', '5', '6'] and test.class_names[-1] == '12'
+    assert [os.path.basename(os.path.dirname(path)) for path in test.paths] == ['7', '8', '9', '10', '11', '12']
+    assert train.boxes is None
+
+
+def test_cars_from_class_folders_with_boxes(tmp_path):
+    cars_folders(tmp_path)
+    save_cars(tmp_path)
+    train, _ = get_dataset('CARS196', str(tmp_path))
+    assert [os.path.basename(path) for path in train.paths] == ['000001.jpg', '000010.jpg', '000002.jpg', '000009.jpg']
+    assert train.labels.tolist() == [0, 0, 1, 1]
+    assert train.boxes[:, 0].tolist() == [1, 10, 2, 9]
+    assert train.class_names == ['AM General', 'Acura']
+
+
+def test_cars_folders_against_the_mat_file(tmp_path):
+    cars_folders(tmp_path)
+    save_cars(tmp_path, **{'class': [2, 1, 3, 4, 5, 5, 4, 3, 2, 1]})
+    refused('CARS196', tmp_path, 'cars_annos.mat', '000001.jpg', 'class 1')
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({'class': [1, 2, 3, 4, 5, 5, 4, 3, 2, 6]}, ['1 to 5']),
+    ({'class': [1, 2, 3, 4, 4, 4, 4, 3, 2, 1]}, ['1 to 5']),
+    ({'class': ['one'] * 10}, ['annotations']),
+    ({'class': None}, ['annotations']),
+    ({'bbox_x2': None}, ['bbox_x2']),
+    ({'bbox_x2': [1] * 10}, ['box']),
+    ({'bbox_y1': [float('nan')] * 10}, ['box']),
+    ({'relative_im_path': ['car_ims/000001.jpg'] * 10}, ['000001.jpg', 'twice']),
+    ({'relative_im_path': ['car_ims/%d.jpg' % i for i in range(10)]}, ['0.jpg', 'missing']),
+    ({'relative_im_path': ['../%d.jpg' % i for i in range(10)]}, ['leads out']),
+    ({'class_names': ['a', 'b']}, ['names 2 classes', '5']),
+    ({'class': [1, 2, 3, 4, 5, 5, 4, 3, 3, 1]}, ['3 training images', 'CARS196 has 4']),
+])
+def test_cars_refuses(tmp_path, changes, words):
+    refused('CARS196', cars_tree(tmp_path, **changes), 'cars_annos.mat', *words)
+
+
+def test_cars_refuses_a_folder_with_neither_layout(tmp_path):
+    touch(tmp_path, 'x', 'a.jpg')
+    refused('CARS196', tmp_path, 'neither', 'cars_annos.mat', 'car_ims', '1 to 5')
+    refused('CARS196', tmp_path / 'none', 'none')
+
+
+@pytest.mark.parametrize('names, words', [
+    (('1', '2', '3', '4', '6'), ['1 to 5', '5']),
+    (('0', '2', '3', '4', '5'), ['1 to 5', '0']),
+])
+def test_cars_refuses_other_folders(tmp_path, names, words):
+    refused('CARS196', cars_folders(tmp_path, names), *words)
+
+
+def test_cars_refuses_an_empty_or_doubled_class(tmp_path):
+    cars_folders(tmp_path)
+    (tmp_path / '01').mkdir()
+    refused('CARS196', tmp_path, 'leading zeros')
+    (tmp_path / '01').rmdir()
+    for name in os.listdir(str(tmp_path / '3')):
+        os.remove(str(tmp_path / '3' / name))
+    refused('CARS196', tmp_path, os.path.join(str(tmp_path), '3'), 'no image')
+
+
+@pytest.mark.parametrize('content', [b'', b'MATLAB 5.0 MAT-file', b'\x00' * 500, b'\xff' * 500])
+def test_cars_refuses_a_broken_mat_file(tmp_path, content):
+    cars_tree(tmp_path)
+    (tmp_path / 'cars_annos.mat').write_bytes(content)
+    refused('CARS196', tmp_path, 'cars_annos.mat')
+
+
+@pytest.mark.filterwarnings('ignore')  # SciPy warns of what it then fails on
+@garbage
+@given(data=st.data())
+def test_cars_with_a_damaged_mat_file_reads_or_refuses(tmp_path, data):
+    whole = tmp_path / 'whole'
+    if not whole.exists():
+        whole.mkdir()
+        cars_tree(whole)
+        (whole / 'cars_annos.mat').rename(tmp_path / 'good.mat')
+    content = bytearray((tmp_path / 'good.mat').read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (whole / 'cars_annos.mat').write_bytes(content[:data.draw(st.one_of(st.none(), st.integers(0, len(content))))])
+    reads_or_refuses('CARS196', whole)
+
+
+# SOP
+
+def sop_tree(root, train=None, test=None, heading='image_id class_id super_class_id path'):
+    def rows(classes):
+        return ['%d %d %d %s_final/%d_%d.JPG' % (i, c, 1 + c % 2, ('bicycle', 'lamp')[c % 2], c, i)
+                for i, c in enumerate(np.repeat(classes, 2).tolist())]
+    train, test = train or rows([1, 2]), test or rows([3, 4, 5])
+    for row in rows([1, 2]) + rows([3, 4, 5]):
+        touch(root, row.split()[-1])
+    write(root, 'Ebay_train.txt', [heading] + train)
+    write(root, 'Ebay_test.txt', [heading] + test)
+    return root
+
+
+def test_sop(tmp_path):
+    train, test = get_dataset('SOP', str(sop_tree(tmp_path)))
+    assert train.labels.tolist() == [0, 0, 1, 1] and test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert train.class_names == ['1', '2'] and test.class_names == ['3', '4', '5']
+    assert train.paths[3] == os.path.join(str(tmp_path), 'bicycle_final', '2_3.JPG')
+    assert train.boxes is None and train.name == 'SOP'
+
+
+def test_sop_in_the_archives_own_folder(tmp_path):
+    (tmp_path / 'Stanford_Online_Products').mkdir()
+    sop_tree(tmp_path / 'Stanford_Online_Products')
+    assert len(get_dataset('SOP', str(tmp_path))[1]) == 6
+
+
+@pytest.mark.parametrize('train, words', [
+    (['0 1 1 bicycle_final/2_2.JPG', '1 1 1 x'], ['Ebay_train.txt', 'x', 'missing']),
+    (['0 1 1 bicycle_final/2_2.JPG', '1 x 1 bicycle_final/2_3.JPG'], ['Ebay_train.txt', 'line 3']),
+    (['0 1 1 bicycle_final/2_2.JPG', '1 1 bicycle_final/2_3.JPG'], ['Ebay_train.txt', 'line 3']),
+    (['0 1 1 bicycle_final/2_2.JPG', '1 1 1 bicycle_final/2_2.JPG'], ['Ebay_train.txt', 'twice']),
+    (['0 1 1 bicycle_final/2_2.JPG', '1 3 1 bicycle_final/2_3.JPG'], ['Ebay_train.txt', 'class 3']),
+    (['0 1 1 bicycle_final/2_2.JPG', '1 2 1 bicycle_final/2_3.JPG'], ['2 training images', 'SOP has 4']),
+    (['0 %d 1 bicycle_final/2_2.JPG' % 2 ** 70], ['Ebay_train.txt', '64']),
+    ([''], ['Ebay_train.txt', 'empty']),
+])
+def test_sop_refuses(tmp_path, train, words):
+    refused('SOP', sop_tree(tmp_path, train=train), *words)
+
+
+def test_sop_names_a_missing_list(tmp_path):
+    os.remove(str(sop_tree(tmp_path) / 'Ebay_test.txt'))
+    refused('SOP', tmp_path, 'Ebay_test.txt')
+    refused('SOP', tmp_path / 'none', 'Ebay_train.txt', 'Stanford_Online_Products')
+
+
+def test_sop_looks_at_folders_not_at_files(tmp_path, monkeypatch):
+    """With 120,053 images a stat per file is what makes reading slow."""
+    sop_tree(tmp_path)
+    calls = []
+    real = os.stat
+
+    def counting(path, *args, **kwargs):
+        calls.append(str(path))
+        return real(path, *args, **kwargs)
+    monkeypatch.setattr(os, 'stat', counting)
+    get_dataset('SOP', str(tmp_path))
+    assert not [path for path in calls if path.endswith('.JPG')]
+
+
+# miniCUB
+
+def test_minicub(tmp_path):
+    for folder in ('002.Laysan_Albatross', '001.Black_footed_Albatross.', 'A name with blanks', 'ä', '.hidden'):
+        for name in ('b.jpg', 'a.JPEG', 'c.png', 'notes.txt', '.d.jpg', 'Thumbs.db', 'jpg'):
+            touch(tmp_path, folder, name)
+    touch(tmp_path, 'list.txt')
+    touch(tmp_path, 'top.jpg')
+    train, test = get_dataset('miniCUB', str(tmp_path))
+    assert train.class_names == ['001.Black_footed_Albatross.', '002.Laysan_Albatross']
+    assert test.class_names == ['A name with blanks', 'ä']
+    assert [os.path.basename(path) for path in train.paths] == ['a.JPEG', 'b.jpg', 'c.png'] * 2
+    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert all(os.path.isfile(path) for path in train.paths + test.paths)
+
+
+def test_minicub_tests_one_class_more_where_the_number_is_odd(tmp_path):
+    for folder in 'abcde':
+        touch(tmp_path, folder, 'x.jpg')
+    train, test = get_dataset('miniCUB', str(tmp_path))
+    assert (train.class_names, test.class_names) == (['a', 'b'], ['c', 'd', 'e'])
+
+
+def test_minicub_follows_links(tmp_path):
+    for folder in 'ab':
+        touch(tmp_path, 'real', folder, 'x.jpg')
+    (tmp_path / 'linked' / 'b').mkdir(parents=True)
+    os.symlink(str(tmp_path / 'real' / 'a'), str(tmp_path / 'linked' / 'a'))
+    os.symlink(str(tmp_path / 'real' / 'b' / 'x.jpg'), str(tmp_path / 'linked' / 'b' / 'x.jpg'))
+    os.symlink(str(tmp_path / 'nowhere'), str(tmp_path / 'linked' / 'b' / 'broken.jpg'))
+    train, test = get_dataset('miniCUB', str(tmp_path / 'linked'))
+    assert (len(train), len(test)) == (1, 1)
+
+
+def test_minicub_refuses(tmp_path):
+    refused('miniCUB', tmp_path / 'none', 'none')
+    refused('miniCUB', tmp_path, str(tmp_path), 'no class folders')
+    touch(tmp_path, 'a', 'x.jpg')
+    refused('miniCUB', tmp_path, 'at least 2', os.path.join(str(tmp_path), 'a'))
+    (tmp_path / 'b').mkdir()
+    refused('miniCUB', tmp_path, os.path.join(str(tmp_path), 'b'), 'no image')
+    refused('miniCUB', tmp_path / 'a' / 'x.jpg', 'x.jpg')
+
+
+# Garbage in every text list: data or a DatasetError, nothing else.
+
+def reads_or_refuses(name, root):
+    try:
+        for images in get_dataset(name, str(root)):
+            assert all(os.path.isfile(path) for path in images.paths)
+            for path in images.paths:
+                assert os.path.realpath(path).startswith(os.path.realpath(str(root)) + os.sep)
+    except DatasetError as error:
+        assert str(error).isprintable() and len(str(error).encode('utf-8')) > 10
+
+
+LISTS = [('CUB', cub_tree, name) for name in cub_lists()] + [('SOP', sop_tree, 'Ebay_train.txt'),
+                                                             ('SOP', sop_tree, 'Ebay_test.txt')]
+number = st.one_of(st.integers(-3, 12), st.integers(), st.floats()).map(str)
+word = st.one_of(number, st.sampled_from(['..', '/', '../../x', 'images.txt', '002.Bird_2/Bird_0003.jpg', '.', 'a//b',
+                                          'bicycle_final/2_2.JPG', 'C:\\x', 'nan', '1_0', '\u0661', '\0', '\ud7ff']),
+                 st.text(max_size=8))
+
+
+@pytest.mark.parametrize('name, tree, file', LISTS, ids=[file for _, _, file in LISTS])
+@garbage
+@given(data=st.data())
+def test_garbage_in_a_list(tmp_path, name, tree, file, data):
+    if not (tmp_path / file).exists():
+        tree(tmp_path)
+        (tmp_path / file).rename(tmp_path / 'good')
+    lines = (tmp_path / 'good').read_bytes().split(b'\n')
+    for _ in range(data.draw(st.integers(0, 3))):
+        row = data.draw(st.integers(0, len(lines) - 1))
+        kind = data.draw(st.sampled_from(['word', 'line', 'drop', 'repeat', 'bytes']))
+        if kind == 'word':
+            words = lines[row].split()
+            if words:
+                words[data.draw(st.integers(0, len(words) - 1))] = data.draw(word).encode('utf-8')
+            lines[row] = b' '.join(words)
+        elif kind == 'line':
+            lines[row] = ' '.join(data.draw(st.lists(word, max_size=6))).encode('utf-8')
+        elif kind == 'drop':
+            lines[row] = b''
+        elif kind == 'repeat':
+            lines.insert(row, lines[row])
+        else:
+            lines[row] = data.draw(st.binary(max_size=20))
+    content = b'\n'.join(lines)
+    (tmp_path / file).write_bytes(content[:data.draw(st.one_of(st.none(), st.integers(0, len(content))))])
+    reads_or_refuses(name, tmp_path)
+
+
+@pytest.mark.parametrize('name, tree, file', LISTS, ids=[file for _, _, file in LISTS])
+@garbage
+@given(content=st.one_of(st.binary(max_size=200), st.text(max_size=100).map(lambda text: text.encode('utf-16'))))
+def test_nothing_but_garbage_in_a_list(tmp_path, name, tree, file, content):
+    if not (tmp_path / file).exists():
+        tree(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    reads_or_refuses(name, tmp_path)
