@@ -1,0 +1,150 @@
+"""Looks a dataset over before days are spent on it.
+
+    python -m dataset.check CUB --data-path DIR
+
+Reads every image as training will, and reports the counts, the smallest classes, files that cannot be read (or whose
+bounding box lies outside of the picture), and images that are in the training and in the test set, byte for byte.
+The exit status is 0 where all is well, 1 otherwise.
+"""
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Callable, List, Optional, Sequence, Tuple
+
+import numpy as np
+from tqdm import tqdm
+
+from .decode import read_image
+from .errors import DatasetError
+from .imageset import ImageSet
+from .registry import dataset_names, get_dataset
+
+
+@dataclass
+class Findings:
+    """What is wrong with a dataset.
+
+    Parameters
+    ----------
+    unreadable : list of str
+        One sentence for each file.
+    duplicates : list of (str, str)
+        A training image and a test image of the same content; one pair for each such test image.
+    """
+
+    unreadable: List[str]
+    duplicates: List[Tuple[str, str]]
+
+    def __bool__(self) -> bool:
+        return bool(self.unreadable or self.duplicates)
+
+
+def _look(path: str, box: Optional[np.ndarray]) -> Tuple[Optional[bytes], Optional[str]]:
+    """The digest of a file's content, and what is wrong with it."""
+    try:
+        with open(path, 'rb') as file:
+            digest = hashlib.blake2b(file.read(), digest_size=16).digest()
+        read_image(path, box=box)
+    except DatasetError as error:
+        return digest, str(error)
+    except OSError as error:
+        return None, '%s: %s' % (path, error.strerror)
+    return digest, None
+
+
+def inspect(train: ImageSet, test: ImageSet, num_workers: int = 2, progress: bool = True) -> Findings:
+    """Read all images of both sets.
+
+    Parameters
+    ----------
+    train, test : ImageSet
+    num_workers : int
+        Threads that decode.
+    progress : bool
+        Whether to draw a progress bar (never where stderr is no terminal).
+    """
+    paths = train.paths + test.paths
+    boxes = [None if images.boxes is None else box for images in (train, test)
+             for box in (images.boxes if images.boxes is not None else [None] * len(images))]
+    unreadable, duplicates = [], []
+    in_train = {}
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        hidden = None if progress else True     # None: where stderr is no terminal
+        looks = tqdm(pool.map(_look, paths, boxes), total=len(paths), unit=' images', disable=hidden, leave=False)
+        for number, (path, (digest, problem)) in enumerate(zip(paths, looks)):
+            if problem:
+                unreadable.append(problem)
+            if digest is not None and number < len(train):
+                in_train.setdefault(digest, path)
+            elif digest in in_train:
+                duplicates.append((in_train[digest], path))
+    return Findings(unreadable, duplicates)
+
+
+def _describe(title: str, images: ImageSet) -> str:
+    sizes = np.bincount(images.labels, minlength=images.num_classes)
+    smallest = int(sizes.argmin())
+    line = '%-9s %7d images of %d classes, %d to %d a class (smallest: %s)' % (
+        title, len(images), images.num_classes, sizes.min(), sizes.max(), images.class_names[smallest])
+    single = int((sizes == 1).sum())
+    return line + ('; %d of one image only, which has no positive' % single if single else '')
+
+
+def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: int = 2, show: int = 20,
+          say: Callable[[str], None] = print) -> bool:
+    """Check a dataset and report; whether all is well.
+
+    Parameters
+    ----------
+    name, data_path, resize
+        As for `get_dataset`.
+    num_workers : int
+        Threads that decode.
+    show : int
+        How many of each kind of problem to name.
+    say : callable
+        Takes the lines of the report.
+
+    Raises
+    ------
+    DatasetError
+        If the reader refuses it: lists or images missing, wrong counts.
+    """
+    train, test = get_dataset(name, data_path, resize=resize)
+    say(_describe('training', train))
+    say(_describe('test', test))
+    findings = inspect(train, test, num_workers)
+    for title, lines in (('cannot be read', findings.unreadable),
+                         ('in training and test', ['%s = %s' % pair for pair in findings.duplicates])):
+        say('%d %s' % (len(lines), title))
+        for line in lines[:show]:
+            say('    ' + line)
+        if len(lines) > show:
+            say('    ... and %d more' % (len(lines) - show))
+    return not findings
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog='python -m dataset.check', description='Look a dataset over.')
+    parser.add_argument('dataset', choices=dataset_names(), help='which dataset')
+    parser.add_argument('--data-path', metavar='DIR', help='its folder (GLYPHS: made if not given)')
+    parser.add_argument('--resize', type=int, default=256, help='side of generated images in pixels (default: 256)')
+    parser.add_argument('--num-workers', type=int, default=os.cpu_count() or 1, help='threads (default: one a core)')
+    options = parser.parse_args(argv)
+    try:
+        well = check(options.dataset, options.data_path, options.resize, options.num_workers)
+    except (DatasetError, OSError) as error:
+        print('%s: %s' % (options.dataset, error), file=sys.stderr)
+        return 1
+    print('%s: %s' % (options.dataset, 'all is well' if well else 'has problems'))
+    return 0 if well else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

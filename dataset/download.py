@@ -1,0 +1,514 @@
+"""Gets a dataset: downloads its archive, verifies it, unpacks it safely, and verifies what came out.
+
+    python -m dataset.download CUB --data-path DIR
+    python -m dataset.download SOP --data-path DIR --archive Stanford_Online_Products.zip      (a file you have already)
+    python -m dataset.download CARS196 --data-path DIR --archive car_ims.tgz cars_annos.mat
+
+An interrupted call can be run again: it goes on with the bytes that are there. All work happens in the hidden folder
+DIR/.download-NAME; only a dataset whose counts the reader found right is moved into DIR.
+
+Where the files are (checksums are those of the published files):
+
+* CUB: CaltechDATA, record 65de6-vp158; the same file is in fast.ai's collection. The visipedia host is dead.
+* SOP: Stanford's ftp.cs.stanford.edu, by HTTP.
+* CARS196: both of the original hosts (ai.stanford.edu/~jkrause, imagenet.stanford.edu) are dead since 2023. Left is the
+  copy that the authors of SOP keep beside theirs, CARS196.zip. No checksum of it was ever published, so it is verified
+  as any repacked archive is: by the counts and by the checksums of two images.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+import requests
+import urllib3
+from tqdm import tqdm
+
+from . import unpack
+from .errors import DatasetError
+from .registry import get_dataset
+
+GIB = 1 << 30
+CHUNK = 1 << 16
+
+
+@dataclass
+class RemoteFile:
+    """One published file.
+
+    Parameters
+    ----------
+    name : str
+        Its file name.
+    md5 : str or None
+        None where no checksum was published; then `Source.spot_md5` has to do.
+    size : int
+        About how large, in bytes. A file of more than twice this is refused.
+    urls : list of str
+        Where it is, tried in turn.
+    """
+
+    name: str
+    md5: Optional[str]
+    size: int
+    urls: List[str]
+
+
+@dataclass
+class Source:
+    """Where a dataset comes from and what it must be.
+
+    Parameters
+    ----------
+    files : list of RemoteFile
+        All are needed.
+    known : dict
+        Published files by checksum, for those who have them: name of each.
+    spot_md5 : dict
+        Images that must be in an archive whose own checksum is unknown: file name to MD5. Empty: such archives are
+        refused.
+    max_bytes, max_files : int
+        Limits of what may come out of the archives.
+    hint : str
+        One sentence for those who cannot download it.
+    """
+
+    files: List[RemoteFile]
+    known: Dict[str, str] = field(default_factory=dict)
+    spot_md5: Dict[str, str] = field(default_factory=dict)
+    max_bytes: int = 8 * GIB
+    max_files: int = 200000
+    hint: str = ''
+
+
+SOURCES = {
+    'CUB': Source(
+        [RemoteFile('CUB_200_2011.tgz', '97eceeb196236b17998738112f37df78', 1150585339,
+                    ['https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1',
+                     'https://s3.amazonaws.com/fast-ai-imageclas/CUB_200_2011.tgz'])],
+        hint='Get CUB_200_2011.tgz (https://data.caltech.edu/records/65de6-vp158) by other means and name it with '
+             '--archive.'),
+    'SOP': Source(
+        [RemoteFile('Stanford_Online_Products.zip', '7f73d41a2f44250d4779881525aea32e', 3100000000,
+                    ['https://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip',
+                     'http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip'])],
+        hint='Get Stanford_Online_Products.zip (http://ftp.cs.stanford.edu/cs/cvgl/) by other means and name it with '
+             '--archive.'),
+    'CARS196': Source(
+        [RemoteFile('CARS196.zip', None, 2000000000,
+                    ['https://ftp.cs.stanford.edu/cs/cvgl/CARS196.zip',
+                     'http://ftp.cs.stanford.edu/cs/cvgl/CARS196.zip'])],
+        known={'d5c8f0aa497503f355e17dc7886c3f14': 'car_ims.tgz', 'b407c6086d669747186bd1d764ff9dbc': 'cars_annos.mat'},
+        spot_md5={'000001.jpg': '2d44a28f071aeaac9c0802fddcde452e', '016185.jpg': 'bab296d5e4b2290d024920bf4dc23d07'},
+        hint='The original hosts are dead since 2023: if you have car_ims.tgz and cars_annos.mat, or a repacked '
+             'archive of them, name them with --archive.'),
+}
+
+
+class _MirrorError(Exception):
+    """This mirror cannot give the file: try the next."""
+
+
+class _Retry(Exception):
+    """Something that may pass: try this mirror again, after `wait` seconds where the server says so."""
+
+    def __init__(self, message: str, wait: Optional[float] = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+def file_md5(path: str) -> str:
+    """The MD5 of a file, as 32 hexadecimal digits."""
+    digest = hashlib.md5()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(CHUNK), b''):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """The innermost cause of a network error in one line; requests and urllib3 wrap theirs several times."""
+    while True:
+        inner = [value for value in (*error.args, getattr(error, 'reason', None)) if isinstance(value, Exception)]
+        if not inner:
+            break
+        error = inner[-1]
+    return ' '.join(str(error).split()) or type(error).__name__
+
+
+def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress: bool) -> None:
+    """One request: append to `part` what is missing of the file.
+
+    Raises
+    ------
+    _Retry, _MirrorError
+        See there. Returning normally means that the server considers the file complete.
+    """
+    have = os.path.getsize(part) if os.path.exists(part) else 0
+    headers = {'Accept-Encoding': 'identity', 'User-Agent': 'dml-playground'}
+    if have:
+        headers['Range'] = 'bytes=%d-' % have
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+            status = response.status_code
+            if status == 416 and have:
+                # Nothing lies beyond our last byte: the file is complete (its checksum will tell), or not this file.
+                total = response.headers.get('Content-Range', '').rpartition('/')[2]
+                if total == str(have):
+                    return
+                os.unlink(part)
+                raise _Retry('the server has no bytes after %d' % have)
+            if status == 429 or status >= 500:
+                wait = response.headers.get('Retry-After', '')
+                raise _Retry('HTTP status %d' % status, min(float(wait), 60) if wait.isdigit() else None)
+            if status not in (200, 206):
+                raise _MirrorError('HTTP status %d' % status)
+            if status == 206 and not response.headers.get('Content-Range', '').startswith('bytes %d-' % have):
+                raise _MirrorError('the server sent another range than asked for')
+            if status == 200:
+                have = 0    # it ignores ranges, or none was asked for: from the start
+            length = response.headers.get('Content-Length', '')
+            total = have + int(length) if length.isdigit() else None
+            if total is not None and total > limit:
+                raise _MirrorError('the file would have %d bytes, which cannot be right' % total)
+            free = shutil.disk_usage(os.path.dirname(part)).free
+            if total is not None and total - have > free:
+                raise OSError(errno.ENOSPC, 'No space left on device (%.1f GB to download, %.1f GB free)'
+                              % ((total - have) / 1e9, free / 1e9), part)
+            with open(part, 'ab' if have else 'wb') as file, \
+                    tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=os.path.basename(part)[:-5],
+                         disable=None if progress else True, leave=False) as bar:
+                while True:
+                    block = response.raw.read(CHUNK, decode_content=False)
+                    if not block:
+                        break
+                    file.write(block)
+                    have += len(block)
+                    bar.update(len(block))
+                    if have > limit:
+                        raise _MirrorError('the file has more than %d bytes, which cannot be right' % limit)
+            if total is not None and have < total:
+                raise _Retry('the connection ended after %d of %d bytes' % (have, total))
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema,
+            requests.exceptions.TooManyRedirects, UnicodeError) as error:
+        raise _MirrorError(_reason(error)) from None
+    except requests.exceptions.RequestException as error:
+        raise _Retry(_reason(error)) from None
+    except urllib3.exceptions.HTTPError as error:
+        raise _Retry(_reason(error)) from None
+
+
+def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, timeout: Tuple[float, float] = (20, 60),
+          progress: bool = True, say: Callable[[str], None] = lambda line: None) -> str:
+    """Download a file, going on with ``folder/NAME.part`` where that exists.
+
+    Parameters
+    ----------
+    remote : RemoteFile
+    folder : str
+    tries : int
+        Attempts in a row at one mirror that bring no byte, before the next mirror is tried.
+    wait : float
+        Seconds before the second attempt; doubled at each further one.
+    timeout : (float, float)
+        Seconds to wait for a connection, and for the next bytes.
+    progress : bool
+        Whether to draw a progress bar (never where stderr is no terminal).
+    say : callable
+        Takes one line about what goes wrong on the way.
+
+    Outputs
+    -------
+    path : str
+        ``folder/NAME``, complete and verified. The name does not exist before that.
+
+    Raises
+    ------
+    DatasetError
+        If no mirror gave the right file.
+    OSError
+        If the disk cannot take it.
+    """
+    path = os.path.join(folder, remote.name)
+    if os.path.exists(path):
+        return path
+    part = path + '.part'
+    problems = []
+    for url in remote.urls:
+        failures, restarted = 0, False
+        while failures < tries:
+            before = os.path.getsize(part) if os.path.exists(part) else 0
+            pause = wait * 2 ** failures
+            try:
+                _get(url, part, 2 * remote.size, timeout, progress)
+                found = remote.md5 and file_md5(part)
+                if found == remote.md5:
+                    os.replace(part, path)
+                    return path
+                os.unlink(part)
+                problem = 'its checksum is %s, not %s' % (found, remote.md5)
+                if restarted or not before:
+                    break           # all of these bytes came from this mirror: more of the same will not help
+                restarted = True    # the older bytes may have been the wrong ones
+            except _MirrorError as error:
+                problem = str(error)
+                break
+            except _Retry as error:
+                problem = str(error)
+                after = os.path.getsize(part) if os.path.exists(part) else 0
+                failures = 0 if after > before else failures + 1
+                if error.wait is not None:
+                    pause = error.wait
+            if failures < tries:
+                say('%s: %s; trying again' % (url, problem))
+                time.sleep(pause)
+        problems.append('%s: %s' % (url, problem))
+        say(problems[-1])
+    raise DatasetError('%s could not be downloaded (%s).' % (remote.name, '; '.join(problems)))
+
+
+def _verify_archive(source: Source, path: str) -> bool:
+    """Whether a file of the user's is a published one; False where only its content can tell.
+
+    Raises
+    ------
+    DatasetError
+        If it is not, and its content could not tell.
+    """
+    known = dict(source.known)
+    known.update({remote.md5: remote.name for remote in source.files if remote.md5})
+    md5 = file_md5(path)
+    if md5 in known:
+        return True
+    if source.spot_md5:
+        return False
+    raise DatasetError('%s has the MD5 %s, not that of %s: it is damaged or another file.'
+                       % (path, md5, ' or '.join('%s, %s' % (name, digest) for digest, name in known.items())))
+
+
+def _find_root(name: str, tree: str) -> str:
+    """The folder inside `tree` that the reader accepts: `tree` itself or one directly in it.
+
+    Raises
+    ------
+    DatasetError
+        The reader's, if it accepts none.
+    """
+    folders = [tree] + sorted(entry.path for entry in os.scandir(tree) if entry.is_dir())
+    loose = os.path.join(tree, 'cars_annos.mat')
+    if name == 'CARS196' and os.path.exists(loose) and not os.path.isdir(os.path.join(tree, 'car_ims')):
+        for folder in folders[1:]:      # the images were repacked in a folder of their own, the list was given apart
+            if os.path.isdir(os.path.join(folder, 'car_ims')):
+                os.replace(loose, os.path.join(folder, 'cars_annos.mat'))
+                break
+    errors = []
+    for folder in folders:
+        try:
+            get_dataset(name, folder)
+            return folder
+        except DatasetError as error:
+            errors.append(error)
+    # With nothing but one folder in the archive, that is where the dataset should have been.
+    raise errors[-1] if len(os.listdir(tree)) == 1 else errors[0]
+
+
+def _check_spots(source: Source, tree: str) -> None:
+    """Compare the images whose checksums are known.
+
+    Raises
+    ------
+    DatasetError
+        If one differs or is missing.
+    """
+    missing = dict(source.spot_md5)
+    for folder, _, files in os.walk(tree):
+        for name in set(files) & set(missing):
+            md5 = file_md5(os.path.join(folder, name))
+            if md5 != missing.pop(name):
+                raise DatasetError('%s in the archive has the MD5 %s, not %s: it is not the published image.'
+                                   % (name, md5, source.spot_md5[name]))
+    if missing:
+        raise DatasetError('the archive holds no %s, so it cannot be verified.' % ' and no '.join(sorted(missing)))
+
+
+def _publish(root: str, data_path: str, work: str) -> None:
+    """Move everything in `root` into `data_path`, which may hold the beginning of an earlier, interrupted move."""
+    names = sorted(os.listdir(root))
+    journal = os.path.join(work, 'moving')
+    ours = set()
+    if os.path.exists(journal):
+        with open(journal, encoding='utf-8') as file:
+            ours = set(file.read().split('\n'))
+    for name in names:
+        if name not in ours and os.path.lexists(os.path.join(data_path, name)):
+            raise DatasetError('%s exists already, but %s holds no complete dataset: move it away, or choose another '
+                               '--data-path.' % (os.path.join(data_path, name), data_path))
+    with open(journal, 'w', encoding='utf-8') as file:
+        file.write('\n'.join(sorted(ours | set(names))))
+    os.sync()       # the files' content is on the disk before their names are
+    # Lists last: without them no reader takes the folder for a dataset.
+    for name in sorted(names, key=lambda name: os.path.isfile(os.path.join(root, name))):
+        target = os.path.join(data_path, name)
+        if os.path.isdir(target):
+            shutil.rmtree(target)
+        os.replace(os.path.join(root, name), target)
+    os.sync()
+
+
+def _count(name: str, data_path: str) -> Optional[Tuple[int, int]]:
+    """Images to train and to test with; None where the reader does not find the complete dataset."""
+    try:
+        train, test = get_dataset(name, data_path)
+    except DatasetError:
+        return None
+    return len(train), len(test)
+
+
+def _fetch_all(source: Source, urls: Sequence[str], work: str, say: Callable[[str], None], options: dict) -> List[str]:
+    """Download all files of a source; `urls` are further places of the first."""
+    files = []
+    for remote in source.files:
+        places = remote.urls if files else list(urls) + remote.urls
+        try:
+            files.append(fetch(RemoteFile(remote.name, remote.md5, remote.size, places), work, say=say, **options))
+        except DatasetError as error:
+            raise DatasetError('%s %s' % (error, source.hint)) from None
+    return files
+
+
+def _unpack_all(name: str, source: Source, files: Sequence[str], tree: str, verified: bool,
+                say: Callable[[str], None]) -> str:
+    """Unpack archives into `tree`, and return the folder in it that the reader accepts; remove `tree` on an error."""
+    shutil.rmtree(tree, ignore_errors=True)
+    os.makedirs(tree)
+    limits = unpack.Limits(source.max_bytes, source.max_files)
+    try:
+        for path in files:
+            say('Unpacking %s ...' % path)
+            if name == 'CARS196' and path.endswith('.mat'):
+                shutil.copyfile(path, os.path.join(tree, 'cars_annos.mat'))
+            else:
+                unpack.unpack(path, tree, limits)
+        try:
+            if not verified:
+                _check_spots(source, tree)
+            return _find_root(name, tree)
+        except DatasetError as error:
+            reason = str(error).replace(tree + os.sep, '').replace(tree, 'it')
+            raise DatasetError('%s is not the complete %s: %s' % (' with '.join(files), name, reason)) from None
+    except BaseException:
+        shutil.rmtree(tree, ignore_errors=True)
+        raise
+
+
+def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequence[str] = (), keep: bool = False,
+             source: Optional[Source] = None, say: Callable[[str], None] = print, **options) -> Tuple[int, int]:
+    """Get a dataset into a folder.
+
+    Parameters
+    ----------
+    name : str
+        A key of `SOURCES`.
+    data_path : str
+        The folder; made if missing.
+    archives : list of str
+        Files that the user has already, in place of the download. They are not changed.
+    urls : list of str
+        Further places of the (first) file, tried before the known ones.
+    keep : bool
+        Keep the downloaded archive, in ``data_path``.
+    source : Source, optional
+        In place of ``SOURCES[name]``.
+    say : callable
+        Takes the lines to print.
+    options
+        Of `fetch`.
+
+    Outputs
+    -------
+    train, test : int
+        Numbers of images.
+
+    Raises
+    ------
+    DatasetError
+        If it cannot be had, or what was had is not the dataset.
+    OSError
+        If the disk cannot take it.
+    """
+    source = source or SOURCES[name]
+    for archive in archives:
+        if not os.path.isfile(archive):
+            raise DatasetError('--archive %s: there is no such file.' % archive)
+    work = os.path.join(data_path, '.download-' + name)
+    os.makedirs(work, exist_ok=True)
+    with open(os.path.join(work, 'lock'), 'w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DatasetError('another process is downloading %s into %s.' % (name, data_path)) from None
+        counts = _count(name, data_path)
+        if counts:
+            say('%s is already in %s: %d training and %d test images.' % ((name, data_path) + counts))
+        else:
+            if archives:
+                files, verified = archives, all(_verify_archive(source, path) for path in archives)
+            else:
+                files, verified = _fetch_all(source, urls, work, say, options), all(f.md5 for f in source.files)
+            try:
+                root = _unpack_all(name, source, files, os.path.join(work, 'tree'), verified, say)
+            except DatasetError:
+                if not archives and not verified:
+                    for path in files:      # no checksum spoke for it: a new download may be better
+                        os.unlink(path)
+                raise
+            _publish(root, data_path, work)
+            if keep and not archives:
+                for path in files:
+                    os.replace(path, os.path.join(data_path, os.path.basename(path)))
+            counts = _count(name, data_path)
+            say('%s is in %s: %d training and %d test images, as published.' % ((name, data_path) + counts))
+        shutil.rmtree(work)
+    return counts
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog='python -m dataset.download',
+                                     description='Get a dataset: download, verify, unpack.')
+    parser.add_argument('dataset', choices=sorted(SOURCES), help='which dataset')
+    parser.add_argument('--data-path', required=True, metavar='DIR', help='folder to put it into; made if missing')
+    parser.add_argument('--archive', nargs='+', default=[], metavar='FILE',
+                        help='files you have already, in place of the download; for CARS196 car_ims.tgz and '
+                             'cars_annos.mat, or a repacked archive')
+    parser.add_argument('--url', action='append', default=[], metavar='URL',
+                        help='another place of the file, tried first; may be given several times')
+    parser.add_argument('--keep-archive', action='store_true', help='keep the downloaded file, in DIR')
+    options = parser.parse_args(argv)
+    try:
+        download(options.dataset, options.data_path, options.archive, options.url, options.keep_archive)
+        return 0
+    except DatasetError as error:
+        print('%s: %s' % (options.dataset, error), file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = error.filename or options.data_path
+        print('%s: %s: %s' % (options.dataset, where, error.strerror or error), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('\nInterrupted. The same command goes on from here.', file=sys.stderr)
+        return 130
+
+
+if __name__ == '__main__':
+    with contextlib.suppress(BrokenPipeError):
+        sys.exit(main())
