@@ -84,11 +84,11 @@ class TrainingParser(argparse.ArgumentParser):
     description : str
         Head of ``--help``: the script's docstring.
     batch_size, epochs, lr, steps, factor, wd :
-        The published settings of the algorithm, which become the defaults.
+        The published settings of the algorithm, which become the defaults. `lr` None: the script has rates of its own.
     """
 
-    def __init__(self, script: str, algorithm: str, description: str, *, batch_size: int, epochs: int, lr: float = 1e-4,
-                 steps: str = '0', factor: float = 0.5, wd: float = 1e-5):
+    def __init__(self, script: str, algorithm: str, description: str, *, batch_size: int, epochs: int,
+                 lr: Optional[float] = 1e-4, steps: str = '0', factor: float = 0.5, wd: float = 1e-5):
         super().__init__(prog=f'{script}.py', description=description, formatter_class=_Formatter, allow_abbrev=False)
         self.set_defaults(script=script, algorithm_name=algorithm)
 
@@ -126,7 +126,8 @@ class TrainingParser(argparse.ArgumentParser):
         optimisation.add_argument('--epochs', type=positive_int, default=epochs, metavar='N', help='epochs of a run')
         optimisation.add_argument('--optimizer', type=_optimizer, default='adam', metavar='NAME',
                                   help='optimiser, by its name in MXNet')
-        optimisation.add_argument('--lr', type=positive_float, default=lr, metavar='RATE', help='learning rate')
+        optimisation.add_argument('--lr', type=positive_float, default=lr, metavar='RATE',
+                                  help='learning rate' + ('' if lr else ' of everything (default: see below)'))
         optimisation.add_argument('--factor', type=positive_float, default=factor, metavar='F',
                                   help='the learning rates are multiplied by this at each step')
         optimisation.add_argument('--steps', type=_steps, default=steps, metavar='EPOCHS',
@@ -159,22 +160,27 @@ class TrainingParser(argparse.ArgumentParser):
                          help='models go to PREFIX-best.params and PREFIX-last.params, the checkpoint to '
                               'PREFIX.ckpt.npz; None saves nothing (default: RESULTS_DIR/models/SCRIPT_DATASET_MODEL)')
         run.add_argument('--load-checkpoint', nargs='?', const='auto', metavar='FILE',
-                         help='go on from this checkpoint, exactly; without a FILE, from that of --save-model-prefix')
+                         help='go on from this checkpoint, exactly; without a FILE, from that of --save-model-prefix '
+                              'if there is one, else from the start')
 
         self.algorithm = self.add_argument_group(algorithm)
 
-    def add_batch_k(self, default: Optional[int]) -> None:
-        """Adds --batch-k; a `default` of None means 0 (shuffled), and 4 on SOP."""
-        if default is None:
-            self.algorithm.add_argument('--batch-k', type=non_negative_int, metavar='K',
-                                        help='images of each class in a class-balanced batch; 0: shuffled batches '
-                                             '(default: 0, the published setting; 4 on SOP)')
-        else:
-            self.algorithm.add_argument('--batch-k', type=positive_int, default=default, metavar='K',
-                                        help='images of each class in a batch')
+    def add_batch_k(self, default: int, sop: Optional[int] = None) -> None:
+        """Adds --batch-k; with a `default` of 0 it chooses between shuffled and class-balanced batches.
 
-    def add_batches_per_epoch(self, default: int, help: str = 'batches in an epoch') -> None:
-        """Adds --batches-per-epoch and the names it had in the published scripts."""
+        `sop` is the default on SOP, where a shuffled batch has hardly a positive pair.
+        """
+        self._batch_k = {'': default, 'SOP': default if sop is None else sop}
+        shown = str(default) if sop is None else f'{default}, the published setting; {sop} on SOP'
+        self.algorithm.add_argument(
+            '--batch-k', type=positive_int if default else non_negative_int, metavar='K',
+            help=f'images of each class in a {"" if default else "class-balanced "}batch'
+                 f'{"" if default else "; 0: shuffled batches"} (default: {shown})')
+
+    def add_batches_per_epoch(self, default: int, help: Optional[str] = None) -> None:
+        """Adds --batches-per-epoch and the names it had in the published scripts; 0: as many as one pass has."""
+        if help is None:
+            help = 'batches in an epoch' + ('' if default else ', if class-balanced; 0: as many as one pass would have')
         self.algorithm.add_argument('--batches-per-epoch', '--iteration-per-epoch', '--epoch-length', default=default,
                                     type=positive_int if default else non_negative_int, metavar='N', help=help)
 
@@ -192,9 +198,7 @@ class TrainingParser(argparse.ArgumentParser):
         if opt.seed + opt.number_of_runs - 1 > MAX_SEED:
             self.error(f'--seed {opt.seed} is too large for --number-of-runs {opt.number_of_runs}')
         if getattr(opt, 'batch_k', 0) is None:
-            opt.batch_k = 4 if opt.dataset == 'SOP' else 0
-        if getattr(opt, 'batch_k', 0) and opt.batch_size % opt.batch_k:
-            self.error(f'--batch-size {opt.batch_size} is not a multiple of --batch-k {opt.batch_k}')
+            opt.batch_k = self._batch_k.get(opt.dataset, self._batch_k[''])
         name = f'{opt.script}_{opt.dataset}_{opt.model}'
         if opt.logfile == 'auto':
             opt.logfile = os.path.join(opt.results_dir, 'logs', f'{name}{opt.log_postfix}.jsonl')
@@ -203,7 +207,8 @@ class TrainingParser(argparse.ArgumentParser):
         if opt.load_checkpoint == 'auto':
             if opt.save_model_prefix is None:
                 self.error('--load-checkpoint needs a FILE when --save-model-prefix is None')
-            opt.load_checkpoint = opt.save_model_prefix + '.ckpt.npz'
+            path = opt.save_model_prefix + '.ckpt.npz'
+            opt.load_checkpoint = path if os.path.exists(path) else None
         return opt
 
     def error(self, message: str):
@@ -219,7 +224,7 @@ def main(parse_args: Callable[..., argparse.Namespace], train: Callable[[argpars
     except UsageError as error:
         sys.exit(_last_words(script, error, 2))
     except (DatasetError, ModelError, EvaluationError, TrainingError) as error:
-        sys.exit(_last_words(script, error, 1))
+        sys.exit(_last_words(script, error, 2 if str(error).startswith('--') else 1))
     except OSError as error:
         where = f': {error.filename}' if error.filename else ''
         sys.exit(_last_words(script, f'{error.strerror or error}{where}', 1))

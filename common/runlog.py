@@ -45,7 +45,6 @@ class RunLog:
     def __init__(self, path: Optional[str], experiment_id: str, offset: Optional[int] = None):
         self.experiment_id = experiment_id
         self._file = None
-        self.fresh = True
         if path is None:
             return
         os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
@@ -55,7 +54,6 @@ class RunLog:
             raise TrainingError(f'{path} is being written by another run: choose another --logfile or --log-postfix')
         if offset is not None and self._only_mine_behind(path, offset):
             self._file.truncate(offset)
-            self.fresh = offset == 0
         self._end_cut_off_line(path)
 
     def _only_mine_behind(self, path: str, offset: int) -> bool:

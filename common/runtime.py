@@ -34,6 +34,6 @@ def prepare() -> None:
         hint = f' (on Debian: apt-get install {package})' if package else ''
         raise SystemExit(f'MXNet cannot be loaded: {error}{hint}') from None
     except ModuleNotFoundError as error:
-        raise SystemExit(f'{error}: install the packages with `make setup` or pip install -r requirements-cpu.txt') from None
+        raise SystemExit(f'{error}: install the packages with `make setup`') from None
     except AttributeError as error:
-        raise SystemExit(f'MXNet 1.9.1 needs NumPy below 1.24, as pinned in requirements-cpu.txt ({error})') from None
+        raise SystemExit(f'MXNet 1.9.1 needs NumPy below 1.24, as pinned in requirements ({error})') from None

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import copy
 import dataclasses
+import glob
 import math
 import os
 import time
@@ -31,6 +32,7 @@ from common.runlog import RunLog, describe, git_revision, t_interval, versions
 from dataset import ImageSet, get_dataset, split_classes
 from dataset.loader import Loader
 from dataset.samplers import BalancedBatches, ShuffledBatches
+from models.ensemble import concatenate_members
 from models.weights import load_parameters, save_parameters
 
 MAY_CHANGE = {'load_checkpoint', 'number_of_runs', 'num_workers', 'gpus', 'logfile', 'log_postfix', 'save_model_prefix',
@@ -108,8 +110,7 @@ def shuffled_or_balanced(opt: argparse.Namespace, labels: np.ndarray) -> gluon.d
     """Class-balanced batches with --batch-k, else shuffled ones."""
     if not opt.batch_k:
         return ShuffledBatches(labels, opt.batch_size, seed=opt.seed)
-    batches = getattr(opt, 'batches_per_epoch', 0) or max(1, len(labels) // opt.batch_size)
-    return BalancedBatches(labels, opt.batch_size, opt.batch_k, batches, seed=opt.seed)
+    return BalancedBatches(labels, opt.batch_size, opt.batch_k, opt.batches_per_epoch, seed=opt.seed)
 
 
 class Session:
@@ -123,17 +124,20 @@ class Session:
         self.data = load_data(opt)
         self.arrays: Dict[str, np.ndarray] = {}
         self.progress = {'id': uuid.uuid4().hex, 'run': 1, 'member': 0, 'epoch': None, 'images_seen': 0, 'seconds': 0.0,
-                         'chosen': {}, 'runs': [], 'log_offset': None}
+                         'chosen': {}, 'runs': [], 'log_offset': None, 'described': False}
         if opt.load_checkpoint:
             self._resume(opt.load_checkpoint)
         self.checkpoint_path = opt.save_model_prefix and opt.save_model_prefix + '.ckpt.npz'
         self._lock = self._lock_models()
         self.log = RunLog(opt.logfile, self.progress['id'], self.progress['log_offset'])
+        if not self.log.offset:
+            self.progress['described'] = False
+        if self.progress['log_offset'] is None:
+            self._save(None)  # before the first line of the log: killed from here on, the experiment can be resumed
         self.evaluated = {'test': self._test_loader(self.data.test)}
         if self.data.val:
             self.evaluated['val'] = self._test_loader(self.data.val)
         self.selections = ['best-on-test', 'last'] + (['best-on-val'] if self.data.val else [])
-        self.described = False
 
     def run(self) -> Dict[str, Any]:
         """Does all runs that are not done; returns their results and the summary."""
@@ -174,6 +178,8 @@ class Session:
         if not lock(file):
             file.close()
             raise TrainingError(f'{prefix}.*: another run saves its models there: choose another --save-model-prefix')
+        for unfinished in glob.glob(glob.escape(prefix) + '*.tmp-*'):  # of a killed process: nobody else writes here now
+            os.unlink(unfinished)
         if not self.opt.load_checkpoint and os.path.exists(self.checkpoint_path):
             os.replace(self.checkpoint_path, self.checkpoint_path + '.previous')
         return file
@@ -280,7 +286,7 @@ class Session:
             outputs = embeddings if isinstance(embeddings, dict) else {'': embeddings}
             if member is not None and epoch:
                 finished[name].append(next(iter(outputs.values())))
-                outputs = {'': np.concatenate(finished[name], axis=1)}
+                outputs = {'': concatenate_members(finished[name])}
             scores = [(output, evaluate(x, labels, ks=ks, with_nmi=not opt.no_nmi, ctx=self.ctx[0], seed=opt.seed))
                       for output, x in outputs.items()]
             if name == 'test':
@@ -360,9 +366,9 @@ class Session:
 
     def _describe(self, experiment: Experiment) -> None:
         """Writes the log's `config` line, once, as soon as the weights are known."""
-        if self.described or (self.opt.load_checkpoint and not self.log.fresh):
+        if self.progress['described']:
             return
-        self.described = True
+        self.progress['described'] = True
         train, test = self.data.train, self.data.test
         self.log.write(
             'config', algorithm=self.opt.algorithm_name, script=f'{self.opt.script}.py', dataset=self.opt.dataset,

@@ -1,0 +1,62 @@
+"""Atomic writes and locks."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+from common.files import atomic_write, lock
+
+
+def test_an_error_leaves_the_old_file_and_no_temporary(tmp_path):
+    path = tmp_path / 'x'
+    path.write_bytes(b'old')
+    with pytest.raises(RuntimeError), atomic_write(str(path)) as file:
+        file.write(b'new, half')
+        raise RuntimeError
+    assert path.read_bytes() == b'old'
+    assert os.listdir(tmp_path) == ['x']
+
+
+def test_success_replaces_the_file(tmp_path):
+    path = tmp_path / 'x'
+    path.write_bytes(b'old')
+    with atomic_write(str(path)) as file:
+        file.write(b'new')
+        assert path.read_bytes() == b'old'
+    assert path.read_bytes() == b'new'
+    assert os.listdir(tmp_path) == ['x']
+
+
+def test_an_os_error_names_the_target(tmp_path):
+    with pytest.raises(OSError) as caught, atomic_write(str(tmp_path / 'no' / 'x')):
+        pass
+    assert caught.value.filename == str(tmp_path / 'no' / 'x')
+
+
+def test_file_size_limit_leaves_the_old_file(tmp_path):
+    code = ('import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
+            'resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n'
+            'from common.files import atomic_write\n'
+            'try:\n'
+            '    with atomic_write(sys.argv[1]) as f: f.write(b"x" * 5000)\n'
+            'except OSError as e: print("refused", e.filename)\n')
+    path = tmp_path / 'x'
+    path.write_bytes(b'old')
+    done = subprocess.run([sys.executable, '-c', code, str(path)], capture_output=True, text=True)
+    assert done.stdout == f'refused {path}\n', done.stderr
+    assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['x']
+
+
+def test_a_lock_is_exclusive_and_dies_with_its_process(tmp_path):
+    path = str(tmp_path / 'x')
+    code = ('import sys, time; from common.files import lock\n'
+            'f = open(sys.argv[1], "ab"); print(lock(f), flush=True); time.sleep(60)')
+    other = subprocess.Popen([sys.executable, '-c', code, path], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == 'True\n'
+    with open(path, 'ab') as file:
+        assert not lock(file)
+        other.kill()
+        other.wait()
+        assert lock(file)
+    other.stdout.close()

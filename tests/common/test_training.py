@@ -1,0 +1,294 @@
+"""The training loop: logs, fresh starts, several devices, interruption and exact resumption."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import gluon
+
+import train_margin
+from common import checkpoint, training
+from common.errors import TrainingError, UsageError
+from common.learner import Learner
+from common.optim import param_group
+from tests.tiny import flags, make_tree
+
+TIMES = {'time', 'seconds', 'images_per_second', 'id', 'git'}
+
+
+@pytest.fixture(scope='module')
+def tree(tmp_path_factory):
+    return make_tree(str(tmp_path_factory.mktemp('tiny') / 'tree'))
+
+
+def margin(tree, results, *more):
+    return train_margin.parse_args(flags(tree, results, '--batch-k', '2', '--batches-per-epoch', '3', '--lr', '0.003',
+                                         *more))
+
+
+def events(path, *kinds):
+    records = [json.loads(line) for line in open(path)]
+    return [r for r in records if not kinds or r['event'] in kinds]
+
+
+def timeless(path):
+    """The log without what differs between equal runs: times, ids and where the files are."""
+    def strip(value):
+        if isinstance(value, dict):
+            return {k: strip(v) for k, v in value.items() if k not in TIMES}
+        return value
+    records = [strip(r) for r in events(path)]
+    for record in records:
+        for name in ('results_dir', 'logfile', 'save_model_prefix', 'load_checkpoint'):
+            record.get('flags', {}).pop(name, None)
+    return records
+
+
+def parameters(path):
+    return {name: array.asnumpy() for name, array in mx.nd.load(path).items()}
+
+
+def only(folder, suffix):
+    found = [str(p) for p in folder.rglob('*' + suffix)]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_log_of_a_run(tree, tmp_path):
+    result = training.run(margin(tree, tmp_path, '--number-of-runs', '2'), train_margin.build)
+    path = only(tmp_path, '.jsonl')
+    config, = events(path, 'config')
+    assert config['flags']['margin'] == 0.2 and config['algorithm'] == 'margin' and config['seed'] == 123
+    assert config['data'] == {'train_images': 32, 'train_classes': 4, 'test_images': 32, 'test_classes': 4}
+    assert set(config['versions']) >= {'python', 'mxnet', 'numpy'}
+    epochs = events(path, 'epoch')
+    assert [(e['run'], e['epoch']) for e in epochs] == [(r, e) for r in (1, 2) for e in range(4)]
+    assert 'loss' not in epochs[0] and set(epochs[1]) >= {'loss', 'lr', 'seconds', 'images_per_second', 'recall@1',
+                                                          'recall@32', 'map@r', 'r_precision', 'nmi'}
+    ends = events(path, 'run_end')
+    assert [e['seed'] for e in ends] == [123, 124] and ends[0]['images_seen'] == 3 * 3 * 8
+    for end in ends:
+        of_run = [e for e in epochs if e['run'] == end['run'] and e['epoch']]
+        best = max(of_run, key=lambda e: e['recall@1'])
+        assert end['best-on-test']['epoch'] == best['epoch'] and end['best-on-test']['recall@1'] == best['recall@1']
+        assert end['last']['recall@1'] == of_run[-1]['recall@1']
+    summary, = events(path, 'summary')
+    values = [e['last']['recall@1'] for e in ends]
+    assert summary['last']['recall@1']['mean'] == pytest.approx(np.mean(values))
+    # 12.706: Student's t for two values
+    assert summary['last']['recall@1']['ci95'] == pytest.approx(12.7062 * np.std(values, ddof=1) / np.sqrt(2), rel=1e-4)
+    assert result['summary']['last']['recall@1']['mean'] == pytest.approx(np.mean(values))
+
+
+def test_the_second_run_is_the_first_run_of_the_next_seed(tree, tmp_path):
+    """A fresh start: network, loss parameters, generators and learning rates of run 2 owe nothing to run 1."""
+    training.run(margin(tree, tmp_path / 'two', '--number-of-runs', '2'), train_margin.build)
+    training.run(margin(tree, tmp_path / 'one', '--seed', '124'), train_margin.build)
+    second = [e for e in timeless(only(tmp_path / 'two', '.jsonl')) if e.get('run') == 2 and e['event'] == 'epoch']
+    alone = [e for e in timeless(only(tmp_path / 'one', '.jsonl')) if e['event'] == 'epoch']
+    assert [dict(e, run=1) for e in second] == alone
+    for kind in ('best', 'last'):
+        a = parameters(only(tmp_path / 'two', f'-run2-{kind}.params'))
+        b = parameters(only(tmp_path / 'one', f'-{kind}.params'))
+        for x, y in zip(a.values(), b.values()):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_convolutions_of_resnet50_learn_slower_in_every_run(tree, tmp_path):
+    rates = []
+
+    def build(opt, data, ctx):
+        experiment = train_margin.build(opt, data, ctx)
+        rates.append({p.lr_mult for name, p in experiment.net.backbone.collect_params('.*conv.*weight').items()})
+        opt.epochs = 0  # nothing needs to be trained to see this
+        raise StopIteration
+
+    for run in range(2):
+        opt = margin(tree, tmp_path, '--model', 'resnet50_v2', '--pretrained', 'none', '--image-size', '32', '--resize',
+                     '32', '--seed', str(run), '--log-postfix', str(run))
+        with pytest.raises(StopIteration):
+            training.run(opt, build)
+    assert rates == [{0.01}, {0.01}]
+
+
+def test_any_worker_count_gives_the_same_run(tree, tmp_path):
+    for workers in ('0', '3'):
+        training.run(margin(tree, tmp_path / workers, '--num-workers', workers), train_margin.build)
+    a, b = (timeless(only(tmp_path / w, '.jsonl')) for w in ('0', '3'))
+    assert [e for e in a if e['event'] != 'config'] == [e for e in b if e['event'] != 'config']
+
+
+@pytest.mark.parametrize('devices', [2, 3])
+def test_several_devices_give_the_gradients_of_one(tree, tmp_path, devices):
+    """Batch norm normalises within a device, so it is frozen here; all else must agree, also for an odd batch."""
+    rng = np.random.RandomState(0)
+    images, labels = rng.randint(0, 256, (7, 16, 16, 3)).astype(np.uint8), np.array([0, 0, 1, 1, 2, 2, 2])
+    gradients, losses = [], []
+    for ctx in ([mx.cpu(0)], [mx.cpu(i) for i in range(devices)]):
+        mx.random.seed(0)
+        opt = margin(tree, tmp_path)
+        experiment = train_margin.build(opt, training.load_data(opt), ctx)
+        for block in experiment.net.backbone.features:
+            if isinstance(block, gluon.nn.BatchNorm):
+                block._kwargs['use_global_stats'] = True
+        learner = Learner(experiment, opt, ctx)
+        learner.loss.reseed(0)
+        with mx.autograd.record():
+            value = learner.loss(learner.forward(images), mx.nd.array(labels))
+        value.backward()
+        losses.append(value.asscalar())
+        grads = {}
+        for block in (learner.net, learner.loss):
+            for name, p in block._collect_params_with_prefix().items():
+                if p.grad_req != 'null':
+                    grads[name] = sum(g.asnumpy() for g in p.list_grad())
+        gradients.append(grads)
+    assert losses[0] > 0 and losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert 'beta' in gradients[0]
+    for name in gradients[0]:
+        np.testing.assert_allclose(gradients[0][name], gradients[1][name], atol=1e-5, err_msg=name)
+
+
+def test_val_split_chooses_the_epoch_without_the_test_set(tree, tmp_path):
+    training.run(margin(tree, tmp_path, '--val-split', '0.5', '--batch-size', '4'), train_margin.build)
+    path = only(tmp_path, '.jsonl')
+    config, = events(path, 'config')
+    assert config['data']['train_classes'] == 2 and config['selection'] == ['best-on-test', 'last', 'best-on-val']
+    epochs, (end,) = events(path, 'epoch'), events(path, 'run_end')
+    best = max(epochs[1:], key=lambda e: e['val']['recall@1'])
+    assert end['best-on-val']['epoch'] == best['epoch'] and end['best-on-val']['recall@1'] == best['recall@1']
+
+
+def test_eval_every_and_skipped_validation(tree, tmp_path):
+    training.run(margin(tree, tmp_path, '--eval-every', '2', '--skip-pretrain-validation', '--no-nmi'),
+                 train_margin.build)
+    epochs = events(only(tmp_path, '.jsonl'), 'epoch')
+    assert [(e['epoch'], 'recall@1' in e) for e in epochs] == [(1, False), (2, True), (3, True)]
+    assert not any('nmi' in e for e in epochs)
+
+
+def test_nothing_is_written_where_outputs_are_off(tree, tmp_path):
+    training.run(margin(tree, tmp_path / 'r', '--logfile', 'None', '--save-model-prefix', 'None'), train_margin.build)
+    assert not (tmp_path / 'r').exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tree, tmp_path):
+    def build(opt, data, ctx):
+        experiment = train_margin.build(opt, data, ctx)
+        experiment.param_groups = [param_group(opt, experiment.net.collect_params(), lr=1e30)]
+        return experiment
+
+    with pytest.raises(TrainingError, match=r'run 1 diverged: .* in epoch 1, batch \d+, at learning rate 1e\+30'):
+        training.run(margin(tree, tmp_path, '--optimizer', 'sgd'), build)
+    event, = events(only(tmp_path, '.jsonl'), 'diverged')
+    assert (event['run'], event['epoch']) == (1, 1) and event['lr'] == 1e30
+    meta, arrays = checkpoint.load(only(tmp_path, '.ckpt.npz'))
+    assert meta['epoch'] == 0 and all(np.isfinite(a).all() for a in arrays.values())
+
+
+def test_gradients_of_zero_are_reported_once(tree, tmp_path, capsys):
+    class Zero(gluon.loss.Loss):
+        def __init__(self):
+            super().__init__(None, 0)
+
+        def hybrid_forward(self, F, embeddings, labels):
+            return F.sum(embeddings * 0).reshape((1,))
+
+    def build(opt, data, ctx):
+        experiment = train_margin.build(opt, data, ctx)
+        experiment.loss, experiment.param_groups = Zero(), experiment.param_groups[:1]
+        return experiment
+
+    training.run(margin(tree, tmp_path), build)
+    assert len(events(only(tmp_path, '.jsonl'), 'zero_gradient')) == 1
+    assert capsys.readouterr().out.count('gradient was zero') == 1
+
+
+SCRIPT = [sys.executable, 'train_margin.py', '--batch-k', '2', '--batches-per-epoch', '3', '--lr', '0.003']
+
+
+def start(tree, results, *more):
+    return subprocess.Popen([*SCRIPT, *flags(tree, results, '--number-of-runs', '2', *more)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, process):
+    for _ in range(1200):
+        if condition() or process.poll() is not None:
+            return
+        time.sleep(0.05)
+
+
+def test_killed_at_any_moment_and_resumed_ends_with_the_same_bits(tree, tmp_path):
+    whole = start(tree, tmp_path / 'whole')
+    assert whole.wait() == 0, whole.stderr.read()
+    log = tmp_path / 'killed' / 'logs' / 'train_margin_miniCUB_convnet.jsonl'
+    for attempt, lines in enumerate([2, 4, 6, 9]):
+        resume = ['--load-checkpoint'] if attempt else []
+        process = start(tree, tmp_path / 'killed', *resume)
+        wait_for(lambda n=lines: log.exists() and log.read_bytes().count(b'\n') >= n, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    last = start(tree, tmp_path / 'killed', '--load-checkpoint')
+    assert last.wait() == 0, last.stderr.read()
+    assert timeless(str(log)) == timeless(only(tmp_path / 'whole', '.jsonl'))
+    for name in ('-run1-best', '-run1-last', '-run2-best', '-run2-last'):
+        a, b = (parameters(only(tmp_path / where, f'{name}.params')) for where in ('whole', 'killed'))
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+    assert not list((tmp_path / 'killed').rglob('*.tmp-*')) and not list((tmp_path / 'killed').rglob('*.lock'))
+
+
+def test_ctrl_c_says_how_to_go_on(tree, tmp_path):
+    process = start(tree, tmp_path)
+    log = tmp_path / 'logs' / 'train_margin_miniCUB_convnet.jsonl'
+    wait_for(lambda: log.exists() and log.read_bytes().count(b'\n') >= 3, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert '--load-checkpoint' in errors and 'Traceback' not in errors and errors.count('\n') == 1, errors
+    again = start(tree, tmp_path, '--load-checkpoint')
+    assert again.wait() == 0
+
+
+def test_a_second_process_may_not_write_the_same_files(tree, tmp_path):
+    first = start(tree, tmp_path, '--epochs', '200')
+    log = tmp_path / 'logs' / 'train_margin_miniCUB_convnet.jsonl'
+    wait_for(log.exists, first)
+    try:
+        for more, named in (([], 'train_margin_miniCUB_convnet'), (['--save-model-prefix', str(tmp_path / 'x')], '.jsonl')):
+            second = start(tree, tmp_path, *more)
+            _, errors = second.communicate()
+            assert second.returncode == 1 and errors.count('\n') == 1 and named in errors, errors
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    assert os.path.exists(log)
+
+
+def test_resuming_with_other_flags_is_refused(tree, tmp_path):
+    training.run(margin(tree, tmp_path), train_margin.build)
+    with pytest.raises(UsageError, match='--margin'):
+        training.run(margin(tree, tmp_path, '--load-checkpoint', '--margin', '0.3'), train_margin.build)
+
+
+def test_more_runs_can_be_added_to_a_finished_experiment(tree, tmp_path):
+    training.run(margin(tree, tmp_path / 'a'), train_margin.build)
+    training.run(margin(tree, tmp_path / 'a', '--load-checkpoint', '--number-of-runs', '2'), train_margin.build)
+    training.run(margin(tree, tmp_path / 'b', '--number-of-runs', '2'), train_margin.build)
+    a, b = (events(only(tmp_path / x, '.jsonl'), 'run_end') for x in 'ab')
+    assert [e['last']['recall@1'] for e in a] == [e['last']['recall@1'] for e in b]
+
+
+def test_a_new_start_keeps_the_old_checkpoint_aside(tree, tmp_path):
+    training.run(margin(tree, tmp_path), train_margin.build)
+    before = open(only(tmp_path, '.ckpt.npz'), 'rb').read()
+    training.run(margin(tree, tmp_path), train_margin.build)
+    assert open(only(tmp_path, '.ckpt.npz.previous'), 'rb').read() == before
