@@ -1,0 +1,42 @@
+"""Structured clustering (Oh Song et al., "Deep Metric Learning via Facility Location", arXiv:1612.01213).
+
+The best clustering of the batch, made as wrong as it can be by rewarding disagreement with the classes, may not score
+better than the clustering by class.
+
+    python train_clusterloss.py --dataset CUB --data-path DIR
+    python train_clusterloss.py --dataset GLYPHS --model convnet --image-size 32
+"""
+from common.args import TrainingParser, main, non_negative_float, non_negative_int
+from common.optim import param_group
+from common.training import Experiment, run, shuffled_or_balanced
+from models import EmbeddingNet, get_backbone
+from models.losses import ClusterLoss
+
+
+def parse_args(argv=None):
+    """The flags, with the published settings as defaults."""
+    parser = TrainingParser('train_clusterloss', 'cluster', __doc__, batch_size=120, epochs=25, steps='12,14,16,18')
+    parser.add_batch_k(0, sop=4)
+    parser.add_batches_per_epoch(0)
+    group = parser.algorithm
+    group.add_argument('--gamma', type=non_negative_float, default=1.0, metavar='GAMMA',
+                       help='weight of the clustering error 1 - NMI in the search for the worst clustering')
+    group.add_argument('--pam-rounds', type=non_negative_int, default=5, metavar='N',
+                       help='at most so many rounds of swapping medoids after the greedy search')
+    return parser.parse_args(argv)
+
+
+def build(opt, data, ctx):
+    """What makes structured clustering different from the others."""
+    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=True)
+    loss = ClusterLoss(gamma=opt.gamma, max_pam_rounds=opt.pam_rounds)
+    return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), [param_group(opt, net.collect_params())])
+
+
+def train_clusterloss(opt):
+    """Trains as `opt` says; returns the runs' results and their summary."""
+    return run(opt, build)
+
+
+if __name__ == '__main__':
+    main(parse_args, train_clusterloss)

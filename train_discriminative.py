@@ -1,0 +1,55 @@
+"""Discriminative loss (Do et al., "A Theoretically Sound Upper Bound on the Triplet Loss for Improving the Efficiency
+of Deep Distance Metric Learning", arXiv:1904.08720).
+
+The triplet loss is bounded from above by distances to fixed class centroids, the one-hot vectors; that takes B x C
+distances instead of B^3 triplets. Both the C-dimensional output (published) and the layer of --embed-dim numbers before
+it are evaluated; the first chooses the best epoch.
+
+    python train_discriminative.py --dataset CUB --data-path DIR
+    python train_discriminative.py --dataset GLYPHS --model convnet --image-size 32
+"""
+from collections import OrderedDict
+
+from common.args import TrainingParser, fraction, main, positive_float
+from common.optim import param_group
+from common.training import Experiment, run
+from dataset.samplers import ShuffledBatches
+from models import EmbeddingNet, get_backbone
+from models.heads import DiscriminativeHead
+from models.losses import DiscriminativeLoss
+
+
+def parse_args(argv=None):
+    """The flags, with the published settings as defaults."""
+    parser = TrainingParser('train_discriminative', 'discriminative', __doc__, batch_size=128, epochs=60,
+                            steps='20,30,40')
+    group = parser.algorithm
+    group.add_argument('--gain', type=positive_float, default=1.0, metavar='G', help='factor of the loss')
+    group.add_argument('--squared', action='store_true', help='squared distances, for which the bound does not hold')
+    group.add_argument('--dropout', type=fraction, default=0.5, metavar='P',
+                       help='dropout between the embedding and the output')
+    return parser.parse_args(argv)
+
+
+def build(opt, data, ctx):
+    """What makes the discriminative loss different from the others."""
+    classes = data.train.num_classes
+    head = DiscriminativeHead(opt.embed_dim, classes, dropout=opt.dropout)
+    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), classes, normalize=True, head=head)
+    loss = DiscriminativeLoss(classes, gain=opt.gain, squared=opt.squared)
+
+    def embed(images):
+        embedding = head.embedding(net.backbone(net.pixels(images)))
+        return OrderedDict(output=net.l2(head.output(embedding)), embedding=embedding)
+
+    return Experiment(net, loss, ShuffledBatches(data.train.labels, opt.batch_size, seed=opt.seed),
+                      [param_group(opt, net.collect_params())], embed=embed)
+
+
+def train_discriminative(opt):
+    """Trains as `opt` says; returns the runs' results and their summary."""
+    return run(opt, build)
+
+
+if __name__ == '__main__':
+    main(parse_args, train_discriminative)

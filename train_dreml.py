@@ -1,0 +1,65 @@
+"""Randomised ensembles, DREML (Xuan et al., "Deep Randomized Ensembles for Metric Learning", arXiv:1808.04469).
+
+Each of L networks learns to tell apart D meta-classes, into which the classes were thrown at random. One such network
+knows little; side by side their small embeddings make a good one. Members are trained one after another and saved as
+they finish; recall is logged as the ensemble grows, and an interrupted run goes on at the member it had reached.
+
+    python train_dreml.py --dataset CUB --data-path DIR
+    python train_dreml.py --dataset GLYPHS --model convnet --image-size 32 -L 6
+"""
+import numpy as np
+
+from common.args import TrainingParser, main, positive_int
+from common.errors import UsageError
+from common.learner import derived_seed
+from common.optim import param_group
+from common.training import Ensemble, Experiment, run
+from dataset.samplers import ShuffledBatches
+from models import EmbeddingNet, get_backbone
+from models.ensemble import MetaClassLoss, random_meta_classes
+from models.losses import ProxyLoss
+
+
+def parse_args(argv=None):
+    """The flags, with the published settings as defaults."""
+    parser = TrainingParser('train_dreml', 'dreml', __doc__, batch_size=128, epochs=12, lr=0.01, steps='-4', factor=0.1,
+                            wd=5e-4)
+    group = parser.algorithm
+    group.add_argument('-L', '--ensemble-size', type=positive_int, default=48, metavar='N',
+                       help='networks in the ensemble, each trained for --epochs')
+    group.add_argument('-D', '--meta-classes', type=positive_int, default=12, metavar='N',
+                       help="meta-classes, and the size of a member's embedding (--embed-dim becomes L x D)")
+    group.add_argument('--loss', default='nca', choices=['nca', 'triplet', 'xentropy'], help='proxy loss of a member')
+    group.add_argument('--static-proxies', action='store_true', help='fixed one-hot proxies')
+    opt = parser.parse_args(argv)
+    dim = opt.ensemble_size * opt.meta_classes
+    if opt.embed_dim not in (dim, parser.get_default('embed_dim')):
+        parser.error(f'--embed-dim {opt.embed_dim} is not the {dim} of -L networks with -D numbers each')
+    opt.embed_dim = dim
+    return opt
+
+
+def build(opt, data, ctx):
+    """What makes DREML different from the others."""
+    classes, dim = data.train.num_classes, opt.meta_classes
+    if dim > classes:
+        raise UsageError(f'--meta-classes {dim} is more than the {classes} training classes')
+
+    def member(m):
+        net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), dim, normalize=True)
+        class_map = random_meta_classes(classes, dim, np.random.RandomState(derived_seed(opt.seed, m)))
+        loss = MetaClassLoss(ProxyLoss(dim, dim, opt.loss, static=opt.static_proxies), class_map)
+        sampler = ShuffledBatches(data.train.labels, opt.batch_size, seed=derived_seed(opt.seed, m))
+        return Experiment(net, loss, sampler, [param_group(opt, net.collect_params()),
+                                               param_group(opt, loss.collect_params())])
+
+    return Ensemble(opt.ensemble_size, member)
+
+
+def train_dreml(opt):
+    """Trains as `opt` says; returns the runs' results and their summary."""
+    return run(opt, build)
+
+
+if __name__ == '__main__':
+    main(parse_args, train_dreml)

@@ -1,0 +1,42 @@
+"""Lifted structured embedding (Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding",
+arXiv:1511.06452).
+
+Every positive pair of the batch is set against all negatives of both its ends at once, through a smooth maximum: no
+negative needs to be chosen.
+
+    python train_liftedstruct.py --dataset CUB --data-path DIR
+    python train_liftedstruct.py --dataset GLYPHS --model convnet --image-size 32
+"""
+from common.args import TrainingParser, main, non_negative_float
+from common.optim import param_group
+from common.training import Experiment, run, shuffled_or_balanced
+from models import EmbeddingNet, get_backbone
+from models.losses import LiftedStructLoss
+
+
+def parse_args(argv=None):
+    """The flags, with the published settings as defaults."""
+    parser = TrainingParser('train_liftedstruct', 'lifted', __doc__, batch_size=128, epochs=60, steps='20,30,40')
+    parser.add_batch_k(0, sop=4)
+    parser.add_batches_per_epoch(0)
+    group = parser.algorithm
+    group.add_argument('--margin', type=non_negative_float, default=1.0, metavar='M',
+                       help='margin m that negatives should keep, a distance')
+    group.add_argument('--normalize', action='store_true', help='scale embeddings to length 1')
+    return parser.parse_args(argv)
+
+
+def build(opt, data, ctx):
+    """What makes lifted structured embedding different from the others."""
+    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=opt.normalize)
+    loss = LiftedStructLoss(margin=opt.margin)
+    return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), [param_group(opt, net.collect_params())])
+
+
+def train_liftedstruct(opt):
+    """Trains as `opt` says; returns the runs' results and their summary."""
+    return run(opt, build)
+
+
+if __name__ == '__main__':
+    main(parse_args, train_liftedstruct)

@@ -1,0 +1,50 @@
+"""Multi-class N-pair loss (Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016).
+
+A batch holds one pair of each of N classes. Every anchor has to pick its own positive among all N, by inner product:
+a softmax over the batch.
+
+    python train_npairs.py --dataset CUB --data-path DIR
+    python train_npairs.py --dataset GLYPHS --model convnet --image-size 32
+"""
+from common.args import TrainingParser, fraction, main, non_negative_float
+from common.optim import param_group
+from common.training import Experiment, run
+from dataset.samplers import PairBatches
+from models import EmbeddingNet, get_backbone
+from models.losses import NPairLoss
+
+
+def parse_args(argv=None):
+    """The flags, with the published settings as defaults."""
+    parser = TrainingParser('train_npairs', 'npairs', __doc__, batch_size=128, epochs=25, steps='12,14,16,18')
+    parser.add_batches_per_epoch(200)
+    group = parser.algorithm
+    group.add_argument('--l2reg-weight', type=non_negative_float, default=0.0005, metavar='LAMBDA',
+                       help='weight of the squared length of the embeddings')
+    group.add_argument('--same-image-sampling', type=fraction, default=0.1, metavar='P',
+                       help='probability that anchor and positive are one image, augmented twice')
+    group.add_argument('--symmetric-loss', action='store_true',
+                       help='average with the loss that has anchors and positives swapped')
+    group.add_argument('--decrease-cnn-lr', action='store_true',
+                       help='the backbone learns at a tenth of --lr, the head at --lr')
+    return parser.parse_args(argv)
+
+
+def build(opt, data, ctx):
+    """What makes the N-pair loss different from the others."""
+    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim)
+    loss = NPairLoss(l2_reg=opt.l2reg_weight, symmetric=opt.symmetric_loss)
+    sampler = PairBatches(data.train.labels, opt.batch_size, opt.batches_per_epoch, opt.same_image_sampling,
+                          seed=opt.seed)
+    groups = [param_group(opt, net.head.collect_params()),
+              param_group(opt, net.backbone.collect_params(), lr=opt.lr * (0.1 if opt.decrease_cnn_lr else 1))]
+    return Experiment(net, loss, sampler, groups)
+
+
+def train_npairs(opt):
+    """Trains as `opt` says; returns the runs' results and their summary."""
+    return run(opt, build)
+
+
+if __name__ == '__main__':
+    main(parse_args, train_npairs)

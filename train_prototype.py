@@ -1,0 +1,47 @@
+"""Prototypical networks (Snell et al., "Prototypical Networks for Few-shot Learning", arXiv:1703.05175).
+
+A batch is an episode: for each of nc classes, ns support images whose mean is the class's prototype, and nq queries
+that are classified by their distance to the prototypes.
+
+    python train_prototype.py --dataset CUB --data-path DIR
+    python train_prototype.py --dataset GLYPHS --model convnet --image-size 32
+"""
+from common.args import TrainingParser, main, positive_int
+from common.optim import param_group
+from common.training import Experiment, run
+from dataset.samplers import EpisodeBatches
+from models import EmbeddingNet, get_backbone
+from models.losses import PrototypicalLoss
+
+
+def parse_args(argv=None):
+    """The flags, with the published settings as defaults."""
+    parser = TrainingParser('train_prototype', 'prototype', __doc__, batch_size=120, epochs=30, steps='12,14,16,18')
+    parser.add_batches_per_epoch(100, 'episodes in an epoch')
+    group = parser.algorithm
+    group.add_argument('--nc', type=positive_int, default=12, metavar='CLASSES', help='classes in an episode')
+    group.add_argument('--ns', type=positive_int, default=5, metavar='IMAGES', help='support images of a class')
+    group.add_argument('--nq', type=positive_int, default=5, metavar='IMAGES', help='query images of a class')
+    opt = parser.parse_args(argv)
+    images = opt.nc * (opt.ns + opt.nq)
+    if opt.batch_size not in (images, parser.get_default('batch_size')):
+        parser.error(f'--batch-size {opt.batch_size} is not the {images} images of an episode, --nc x (--ns + --nq)')
+    opt.batch_size = images
+    return opt
+
+
+def build(opt, data, ctx):
+    """What makes prototypical networks different from the others."""
+    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim)
+    loss = PrototypicalLoss(opt.nc, opt.ns, opt.nq)
+    sampler = EpisodeBatches(data.train.labels, opt.nc, opt.ns, opt.nq, opt.batches_per_epoch, seed=opt.seed)
+    return Experiment(net, loss, sampler, [param_group(opt, net.collect_params())])
+
+
+def train_prototype(opt):
+    """Trains as `opt` says; returns the runs' results and their summary."""
+    return run(opt, build)
+
+
+if __name__ == '__main__':
+    main(parse_args, train_prototype)

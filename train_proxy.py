@@ -1,0 +1,66 @@
+"""Proxy-NCA and its relatives (Movshovitz-Attias et al., "No Fuss Distance Metric Learning using Proxies",
+arXiv:1703.07464).
+
+Every class has a proxy, a learned point. Images are compared with proxies instead of with each other, so nothing has
+to be sampled or mined. --loss chooses what is made of the distances: NCA, softmax, triplets or the margin loss.
+
+    python train_proxy.py --dataset CUB --data-path DIR
+    python train_proxy.py --dataset GLYPHS --model convnet --image-size 32 --loss triplet
+"""
+from common.args import TrainingParser, fraction, main, positive_float, positive_int
+from common.optim import param_group
+from common.training import Experiment, run, shuffled_or_balanced
+from models import EmbeddingNet, get_backbone
+from models.losses import ProxyLoss
+
+RATES = {'embedding': 1e-5, 'inception': 1e-3, 'proxynca': 1e-3}
+
+
+def parse_args(argv=None):
+    """The flags, with the published settings as defaults."""
+    parser = TrainingParser('train_proxy', 'proxy', __doc__, batch_size=32, epochs=20, lr=None, steps='3,10,16',
+                            factor=0.1, wd=5e-4)
+    group = parser.algorithm
+    group.add_argument('--loss', default='nca', choices=['nca', 'triplet', 'xentropy', 'proxymargin'], help='loss')
+    for name, what in zip(RATES, ('the head', 'the backbone, whichever it is,', 'the proxies')):
+        group.add_argument(f'--lr-{name}', type=positive_float, metavar='RATE',
+                           help=f'learning rate of {what} (default: --lr if given, else {RATES[name]:g})')
+    group.add_argument('--embedding-multiplier', type=positive_float, default=3.0, metavar='S',
+                       help='length to which embeddings and proxies are scaled; for nca and xentropy')
+    group.add_argument('--temperature', type=positive_float, default=1.0, metavar='T',
+                       help='squared distances are divided by this')
+    group.add_argument('--label-smooth', type=fraction, default=0.0, metavar='EPSILON',
+                       help='label smoothing; for nca and xentropy')
+    parser.add_batches_per_epoch(0, 'batches in an epoch, with --batch-k images of each class; 0: shuffled batches, '
+                                    'one pass an epoch')
+    group.add_argument('--batch-k', type=positive_int, default=5, metavar='K',
+                       help='images of each class in a batch, where --batches-per-epoch is above 0')
+    opt = parser.parse_args(argv)
+    for name, rate in RATES.items():
+        if getattr(opt, f'lr_{name}') is None:
+            setattr(opt, f'lr_{name}', opt.lr or rate)
+    if opt.label_smooth and opt.loss not in ('nca', 'xentropy'):
+        parser.error(f'--label-smooth: --loss {opt.loss} has no target distribution to smooth')
+    if not opt.batches_per_epoch:
+        opt.batch_k = 0
+    return opt
+
+
+def build(opt, data, ctx):
+    """What makes proxy losses different from the others."""
+    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=True)
+    loss = ProxyLoss(data.train.num_classes, opt.embed_dim, opt.loss, multiplier=opt.embedding_multiplier,
+                     temperature=opt.temperature, label_smooth=opt.label_smooth)
+    groups = [param_group(opt, net.head.collect_params(), lr=opt.lr_embedding, epsilon=0.01),
+              param_group(opt, net.backbone.collect_params(), lr=opt.lr_inception, epsilon=0.01),
+              param_group(opt, loss.collect_params(), lr=opt.lr_proxynca, epsilon=0.01)]
+    return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), groups)
+
+
+def train_proxy(opt):
+    """Trains as `opt` says; returns the runs' results and their summary."""
+    return run(opt, build)
+
+
+if __name__ == '__main__':
+    main(parse_args, train_proxy)

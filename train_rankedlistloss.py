@@ -1,0 +1,65 @@
+"""Ranked list loss (Wang et al., "Ranked List Loss for Deep Metric Learning", arXiv:1903.03238).
+
+Every image of the batch is a query. Its positives are drawn into a ball of radius alpha - m, its negatives pushed out
+of the larger one of radius alpha, those that intrude deepest with the greatest weight.
+
+    python train_rankedlistloss.py --dataset CUB --data-path DIR
+    python train_rankedlistloss.py --dataset GLYPHS --model convnet --image-size 32
+"""
+import argparse
+
+from common.args import TrainingParser, fraction, main, non_negative_float, positive_float, positive_int
+from common.optim import param_group
+from common.training import Experiment, run
+from dataset.samplers import BalancedBatches
+from models import EmbeddingNet, get_backbone
+from models.heads import BottleneckHead
+from models.losses import RankedListLoss
+
+
+def layers(text):
+    """Sizes of the bottleneck layers: ``512,256``."""
+    try:
+        return ','.join(str(positive_int(part)) for part in text.split(','))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a list of layer sizes such as 512,256') from None
+
+
+def parse_args(argv=None):
+    """The flags, with the published settings as defaults."""
+    parser = TrainingParser('train_rankedlistloss', 'rankedlist', __doc__, batch_size=180, epochs=60, steps='20,30,40')
+    parser.add_batch_k(3)
+    parser.add_batches_per_epoch(200)
+    group = parser.algorithm
+    group.add_argument('--alpha', type=positive_float, default=1.2, metavar='DISTANCE',
+                       help='radius outside of which negatives should be')
+    group.add_argument('--margin', type=non_negative_float, default=0.4, metavar='M',
+                       help='positives should be inside of radius alpha - m')
+    group.add_argument('--temperature', type=non_negative_float, default=10.0, metavar='T',
+                       help='how much more deep negatives weigh; 0: all alike')
+    group.add_argument('--lambda', dest='lam', type=fraction, default=0.5, metavar='LAMBDA',
+                       help='weight of the negatives; 1 - LAMBDA is that of the positives')
+    group.add_argument('--bottleneck-layers', type=layers, metavar='SIZES',
+                       help='further dense layers before the last one, e.g. 512,256')
+    return parser.parse_args(argv)
+
+
+def build(opt, data, ctx):
+    """What makes ranked list loss different from the others."""
+    head = BottleneckHead([int(n) for n in opt.bottleneck_layers.split(',')], opt.embed_dim) \
+        if opt.bottleneck_layers else None
+    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=True, head=head)
+    loss = RankedListLoss(alpha=opt.alpha, margin=opt.margin, temperature=opt.temperature, lam=opt.lam)
+    sampler = BalancedBatches(data.train.labels, opt.batch_size, opt.batch_k, opt.batches_per_epoch, seed=opt.seed)
+    groups = [param_group(opt, net.backbone.collect_params()),
+              param_group(opt, net.head.collect_params(), lr=10 * opt.lr)]
+    return Experiment(net, loss, sampler, groups)
+
+
+def train_rankedlistloss(opt):
+    """Trains as `opt` says; returns the runs' results and their summary."""
+    return run(opt, build)
+
+
+if __name__ == '__main__':
+    main(parse_args, train_rankedlistloss)

@@ -1,0 +1,41 @@
+"""Triplet loss with semi-hard negatives (Schroff et al., "FaceNet", arXiv:1503.03832).
+
+An anchor should be closer to its positive than to any negative, by a margin. The negative of a pair is the nearest one
+that is farther than the positive: the hardest would make the network collapse, most others teach nothing.
+
+    python train_triplet_semihard.py --dataset CUB --data-path DIR
+    python train_triplet_semihard.py --dataset GLYPHS --model convnet --image-size 32
+"""
+from common.args import TrainingParser, main, non_negative_float
+from common.optim import param_group
+from common.training import Experiment, run, shuffled_or_balanced
+from models import EmbeddingNet, get_backbone
+from models.losses import TripletSemihardLoss
+
+
+def parse_args(argv=None):
+    """The flags, with the published settings as defaults."""
+    parser = TrainingParser('train_triplet_semihard', 'triplet', __doc__, batch_size=128, epochs=60, steps='20,30,40')
+    parser.add_batch_k(0, sop=4)
+    parser.add_batches_per_epoch(0)
+    group = parser.algorithm
+    group.add_argument('--margin', type=non_negative_float, default=1.0, metavar='M',
+                       help='margin m between the squared distances (the original uses 0.2 with --normalize)')
+    group.add_argument('--normalize', action='store_true', help='scale embeddings to length 1')
+    return parser.parse_args(argv)
+
+
+def build(opt, data, ctx):
+    """What makes the triplet loss different from the others."""
+    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=opt.normalize)
+    loss = TripletSemihardLoss(margin=opt.margin)
+    return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), [param_group(opt, net.collect_params())])
+
+
+def train_triplet_semihard(opt):
+    """Trains as `opt` says; returns the runs' results and their summary."""
+    return run(opt, build)
+
+
+if __name__ == '__main__':
+    main(parse_args, train_triplet_semihard)
