@@ -9,7 +9,6 @@ from models.errors import ModelError
 __all__ = ['Backbone', 'backbone_names', 'features_length', 'get_backbone', 'is_backbone']
 
 _OWN = {'convnet': convnet.ConvNet, 'inception-bn': inception_bn.InceptionBN}
-_IMAGE_SIZE = 224
 
 
 def backbone_names() -> list[str]:
@@ -47,10 +46,10 @@ def get_backbone(name: str, pretrained: str = 'none', ctx: Contexts = None) -> B
         Unknown name; weights missing, damaged or of another network.
     """
     backbone = _build(name)
-    backbone.features_dim = features_length(backbone, _IMAGE_SIZE)
+    backbone.features_dim = features_length(backbone, backbone.image_size)
     if backbone.model.startswith('resnet50'):
         resnet.slow_convolutions(backbone)
-    initialize(backbone, ctx, _IMAGE_SIZE)
+    initialize(backbone, ctx)
     if pretrained != 'none' and not (pretrained == 'auto' and backbone.model == 'convnet'):
         from models import weights  # weights.py is also a script, which must not be imported before it is run
 

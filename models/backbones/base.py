@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Iterable, List, Sequence, Union
 
 import mxnet as mx
@@ -29,6 +31,8 @@ class Backbone(HybridBlock):
 
     Attributes
     ----------
+    image_size : int
+        A size, in pixels, that it surely takes; most networks take many others.
     features_dim : int or None
         Length of the feature vector.
     weights : dict or None
@@ -45,6 +49,7 @@ class Backbone(HybridBlock):
                  **kwargs):
         super().__init__(**kwargs)
         self.model = name
+        self.image_size = 224
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.features_dim: int | None = None
@@ -65,7 +70,7 @@ class Backbone(HybridBlock):
         return False
 
 
-def features_length(backbone: HybridBlock, image_size: int) -> int:
+def features_length(backbone: Backbone, image_size: int) -> int:
     """Length of the features of square images of `image_size` pixels, by shape inference: nothing is computed.
 
     Errors
@@ -75,15 +80,16 @@ def features_length(backbone: HybridBlock, image_size: int) -> int:
     """
     shape = (1, 3, image_size, image_size)
     try:
-        _, outputs, _ = backbone(mx.sym.var('data')).infer_shape(data=shape)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its arguments where it fails
+            _, outputs, _ = backbone(mx.sym.var('data')).infer_shape(data=shape)
     except (MXNetError, ValueError) as error:
         raise ModelError(f'--model {backbone.model} cannot take images of --image-size {image_size}: '
-                         f'try 224, or a network for small images such as convnet') from error
+                         f'try {backbone.image_size}, or a network for small images such as convnet') from error
     return outputs[0][1]
 
 
-def initialize(backbone: HybridBlock, ctx: Contexts, image_size: int = 224) -> None:
+def initialize(backbone: Backbone, ctx: Contexts) -> None:
     """Initialises parameters (He's variant of Xavier), leaving no shape to be found out later."""
     init = mx.init.Xavier(rnd_type='gaussian', factor_type='in', magnitude=2)
-    backbone.infer_shape(mx.nd.zeros((1, 3, image_size, image_size)))
+    backbone.infer_shape(mx.nd.zeros((1, 3, backbone.image_size, backbone.image_size)))
     backbone.initialize(init, ctx=ctx)

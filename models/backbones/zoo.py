@@ -21,13 +21,15 @@ _MODULES = frozenset((
     'mobilenet', 'mobilenetv3', 'nasnet', 'pruned_resnet.resnetv1b_pruned', 'residual_attentionnet', 'resnest',
     'resnet', 'resnetv1b', 'resnext', 'se_resnet', 'senet', 'shufflenet', 'squeezenet', 'vgg', 'xception',
     'yolo.darknet'))
+# HRNets for segmentation; group norm as GluonCV writes it, which has no symbolic form and cannot be hybridized
+_UNFIT = ('_s', '_gn')
 # Pixels over 255 minus (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225), as GluonCV and torchvision train; the Gluon
 # zoo's ResNets get the rounded numbers of base.py, with which the published results were made.
 _MEAN = (123.675, 116.28, 103.53)
 _STD = (58.395, 57.12, 57.375)
 _CIFAR_MEAN = (125.307, 122.961, 113.8575)
 _CIFAR_STD = (51.5865, 50.847, 51.255)
-_CLASSIFIERS = ('output', 'fc', 'classifier', 'out')
+_CLASSIFIERS = ('output', 'fc', 'classifier', 'out', 'head')
 _TAIL = (nn.Flatten, nn.Dropout, nn.Dense, nn.AvgPool2D, nn.GlobalAvgPool2D)
 
 
@@ -45,10 +47,14 @@ class ZooBackbone(Backbone):
         As given to ``--model``.
     net : HybridBlock
         The whole network. It is cut in place.
+    image_size : int
+        What it was made for.
     """
 
-    def __init__(self, name: str, net: HybridBlock, mean=IMAGENET_MEAN, std=IMAGENET_STD, **kwargs):
+    def __init__(self, name: str, net: HybridBlock, mean=IMAGENET_MEAN, std=IMAGENET_STD, image_size: int = 224,
+                 **kwargs):
         super().__init__(name, mean, std, **kwargs)
+        self.image_size = image_size
         before = _names(net)
         _cut(name, net)
         self._removed = before - _names(net)
@@ -76,19 +82,23 @@ def _names(net: HybridBlock) -> frozenset:
 
 
 def _cut(name: str, net: HybridBlock) -> None:
-    classifier = next((child for child in _CLASSIFIERS if child in net._children), None)
-    if classifier is None:
+    classifiers = [child for child in _CLASSIFIERS if child in net._children]
+    if not classifiers:
         raise ModelError(f'--model {name}: no classifier found to take off this network, choose another')
     if isinstance(getattr(net, 'features', None), nn.HybridSequential):
-        _drop(net, classifier)
+        for child in classifiers:
+            _drop(net, child)
         _cut_tail(net.features)
         return
-    if isinstance(net._children[classifier], nn.HybridSequential):
-        _cut_tail(net._children[classifier])
-    else:
-        _replace(net, classifier)
-    for child in [child for child, block in net._children.items() if isinstance(block, nn.Dropout)]:
-        _replace(net, child)
+    for child, block in list(net._children.items()):
+        if child in classifiers and isinstance(block, nn.HybridSequential):
+            _cut_tail(block)
+        elif child in classifiers or isinstance(block, nn.Dropout):
+            _drop(net, child)
+            setattr(net, child, nn.HybridLambda('identity'))
+    if 'out_aux' in net._children:  # NASNet's second classifier, for training on ImageNet
+        _drop(net, 'out_aux')
+        net.out_aux = None
 
 
 def _cut_tail(blocks: nn.HybridSequential) -> None:
@@ -105,17 +115,12 @@ def _drop(net: HybridBlock, child: str) -> None:
     delattr(net, child)
 
 
-def _replace(net: HybridBlock, child: str) -> None:
-    _drop(net, child)
-    setattr(net, child, nn.HybridLambda('identity'))
-
-
 def _models() -> dict[str, object]:
     with contextlib.redirect_stdout(io.StringIO()):
         from gluoncv.model_zoo import model_zoo
     start = 'gluoncv.model_zoo.'
     return {name: build for name, build in model_zoo._models.items()
-            if build.__module__[len(start):] in _MODULES and not name.endswith('_s')}
+            if build.__module__[len(start):] in _MODULES and not name.endswith(_UNFIT)}
 
 
 def _key(name: str) -> str:
@@ -136,5 +141,5 @@ def build(name: str) -> ZooBackbone:
     """The network `name` (the zoo's spelling), uninitialised."""
     net = _models()[name]()
     if name.startswith('cifar_'):
-        return ZooBackbone(name, net, _CIFAR_MEAN, _CIFAR_STD)
+        return ZooBackbone(name, net, _CIFAR_MEAN, _CIFAR_STD, 32)
     return ZooBackbone(name, net, _MEAN, _STD)
