@@ -69,8 +69,9 @@ def inspect(train: ImageSet, test: ImageSet, num_workers: int = 2, progress: boo
         Whether to draw a progress bar (never where stderr is no terminal).
     """
     paths = train.paths + test.paths
-    boxes = [None if images.boxes is None else box for images in (train, test)
-             for box in (images.boxes if images.boxes is not None else [None] * len(images))]
+    boxes = []
+    for images in (train, test):
+        boxes.extend([None] * len(images) if images.boxes is None else images.boxes)
     unreadable, duplicates = [], []
     in_train = {}
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
@@ -90,7 +91,7 @@ def _describe(title: str, images: ImageSet) -> str:
     sizes = np.bincount(images.labels, minlength=images.num_classes)
     smallest = int(sizes.argmin())
     line = '%-9s %7d images of %d classes, %d to %d a class (smallest: %s)' % (
-        title, len(images), images.num_classes, sizes.min(), sizes.max(), images.class_names[smallest])
+        title, len(images), images.num_classes, sizes.min(), sizes.max(), DatasetError(images.class_names[smallest]))
     single = int((sizes == 1).sum())
     return line + ('; %d of one image only, which has no positive' % single if single else '')
 
@@ -123,7 +124,7 @@ def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: i
                          ('in training and test', ['%s = %s' % pair for pair in findings.duplicates])):
         say('%d %s' % (len(lines), title))
         for line in lines[:show]:
-            say('    ' + line)
+            say('    %s' % DatasetError(line))      # which escapes what no terminal can show
         if len(lines) > show:
             say('    ... and %d more' % (len(lines) - show))
     return not findings
