@@ -59,7 +59,7 @@ def read_rows(file: str, types: Sequence[type], header: bool = False) -> List[li
     lines = text.rstrip().replace('\r\n', '\n').split('\n')[1 if header else 0:]
     if not lines or lines == ['']:
         raise DatasetError('%s is empty.' % file)
-    rows = [line.split(None, len(types) - 1) for line in lines]
+    rows = [line.rstrip().split(None, len(types) - 1) for line in lines]
     try:
         columns = list(zip(*rows)) if all(len(row) == len(types) for row in rows) else None
         if columns is not None:
@@ -130,23 +130,24 @@ def image_paths(root: str, relative: Iterable[str], source: str) -> List[str]:
     DatasetError
         If a name is listed twice, leads out of `root`, or names a file that does not exist.
     """
-    present: Dict[str, Set[str]] = {}
-    seen: Set[Tuple[str, str]] = set()
+    folders: Dict[str, Tuple[str, Set[str]]] = {}
+    seen: Set[str] = set()
     paths = []
     for name in relative:
         head, _, tail = name.rpartition('/')
-        if head not in present:
+        if head not in folders:
             if name.startswith('/') or '\\' in head or ':' in head or '\0' in head \
                     or any(part in ('', '.', '..') for part in head.split('/') if head):
                 raise DatasetError('%s lists %s, which leads out of the image folder.' % (source, name))
             folder = os.path.join(root, *head.split('/'))
             if not os.path.isdir(folder):
                 raise DatasetError('%s lists %s, but there is no folder %s.' % (source, name, folder))
-            present[head] = _file_names(folder)
-        if tail not in present[head]:
+            folders[head] = (os.path.join(folder, ''), _file_names(folder))
+        prefix, present = folders[head]
+        if tail not in present:
             raise DatasetError('%s lists %s, which is missing in %s.' % (source, name, root))
-        if (head, tail) in seen:
+        if name in seen:
             raise DatasetError('%s lists %s twice.' % (source, name))
-        seen.add((head, tail))
-        paths.append(os.path.join(root, *head.split('/'), tail))
+        seen.add(name)
+        paths.append(prefix + tail)
     return paths

@@ -61,7 +61,7 @@ class BatchSampler(Sampler):
     def state_dict(self) -> Dict[str, Any]:
         """The generator's state as plain numbers and one array: fits into an ``.npz`` without pickling."""
         _, keys, position, has_gauss, cached = self._rng.get_state()
-        return {'keys': keys.copy(), 'position': int(position), 'has_gauss': int(has_gauss),
+        return {'keys': keys, 'position': int(position), 'has_gauss': int(has_gauss),
                 'cached_gaussian': float(cached)}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:

@@ -86,6 +86,12 @@ def test_cub(tmp_path, end):
     assert test.boxes[1].tolist() == [5, 2.5, 30, 45]
 
 
+def test_blanks_at_line_ends_and_a_byte_order_mark_are_no_part_of_a_name(tmp_path):
+    lines = cub_lists()['images.txt']
+    cub_tree(tmp_path, **{'images.txt': ['\ufeff' + lines[0] + '  '] + lines[1:] + ['', '  ']})
+    assert os.path.basename(get_dataset('CUB', str(tmp_path))[0].paths[0]) == 'Bird_0001.jpg'
+
+
 def test_cub_in_the_archives_own_folder(tmp_path):
     (tmp_path / 'CUB_200_2011').mkdir()
     cub_tree(tmp_path / 'CUB_200_2011')
