@@ -2,11 +2,13 @@
 #   make demo PYTHON=python3.9         choose the Python (3.8 to 3.11)
 #   make demo MXNET=mxnet-cu117        choose the MXNet build
 #   make test PYTEST_ARGS="-k margin"  pass arguments to pytest
+#   make benchmarks IMAGES=FOLDER      a folder of photographs, which the loader's benchmark needs
 
 VENV ?= .venv
 PYTHON ?=
 MXNET ?=
 PYTEST_ARGS ?=
+IMAGES ?=
 export VENV PYTHON MXNET
 RUN = $(VENV)/bin/python
 BENCHMARKS = $(sort $(filter-out %/__init__.py,$(wildcard tests/benchmarks/*.py)))
@@ -37,7 +39,10 @@ reproduce: setup  ## train all twelve algorithms on the embedded data set and dr
 	$(RUN) -m results.reproduce glyphs
 
 benchmarks: setup  ## measure speed, each against a plain way of doing the same (minutes)
-	@set -e; for f in $(BENCHMARKS:.py=); do echo "== $$f"; $(RUN) -m $$(echo $$f | tr / .); done
+	@set -e; for f in $(BENCHMARKS:.py=); do echo "== $$f"; \
+	if [ $$f != tests/benchmarks/loader ]; then $(RUN) -m $$(echo $$f | tr / .); \
+	elif [ -n "$(IMAGES)" ]; then $(RUN) -m tests.benchmarks.loader "$(IMAGES)"; \
+	else echo "left out: name a folder of photographs with make benchmarks IMAGES=FOLDER"; fi; done
 
 clean:  ## remove caches and the demo's output
 	rm -rf demo .pytest_cache .ruff_cache .hypothesis tools/opencv-python/build tools/opencv-python/*.egg-info

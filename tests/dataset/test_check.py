@@ -113,8 +113,10 @@ def test_exit_status(folder, fault, status):
 @pytest.mark.skipif(sys.platform == 'darwin', reason='file names must be UTF-8 there')
 def test_names_that_are_no_text(folder):
     odd = os.fsencode(str(folder / 'b')) + b'/\xff\n.png'
-    with open(odd, 'wb'):
-        pass
+    with open(odd, 'wb') as file:
+        file.write((folder / 'd' / '0.png').read_bytes())
     done = subprocess.run([sys.executable, '-m', 'dataset.check', 'miniCUB', '--data-path', str(folder)], cwd=ROOT,
                           capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and 'Traceback' not in done.stderr and '1 cannot be read' in done.stdout
+    assert done.returncode == 1 and done.stderr == ''
+    pair = '    %s/b/\\udcff\\n.png = %s/d/0.png' % (folder, folder)
+    assert done.stdout.splitlines()[3:5] == ['1 in training and test', pair]

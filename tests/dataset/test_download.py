@@ -156,6 +156,12 @@ def test_goes_on_where_it_ended(server, tmp_path):
     assert server.headers[0]['Accept-Encoding'] == 'identity'
 
 
+def test_begins_anew_where_ranges_are_ignored(server, tmp_path):
+    server.script = ['cut', 'ignores range']
+    fetch(tmp_path, server)
+    assert server.requests == [None, 'bytes=150000-']
+
+
 def test_part_of_an_earlier_call_is_used(server, tmp_path):
     (tmp_path / 'file.tgz.part').write_bytes(DATA[:150000])
     fetch(tmp_path, server)
