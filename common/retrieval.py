@@ -6,7 +6,7 @@ What is computed, for a query *i* with R_i images of its class in the gallery (i
   Learning via Lifted Structured Feature Embedding", arXiv:1511.06452).
 - ``R-precision``: r / R_i, where r is the number of images of its class among the R_i nearest.
 - ``MAP@R``: 1/R_i * sum_{j=1..R_i} P(j), where P(j) is the precision at j if the j-th nearest image is of the query's
-  class and 0 otherwise (K. Musgrave, S. Belongie, S. Lim, "A Metric Learning Reality Check", arXiv:2003.08505, section 4.1).
+  class and 0 otherwise (K. Musgrave, S. Belongie, S. Lim, "A Metric Learning Reality Check", arXiv:2003.08505, 4.1).
 
 Conventions, the same for all metrics:
 
@@ -14,7 +14,7 @@ Conventions, the same for all metrics:
   come in the order of their index in the gallery: a stable sort by distance.
 - A query does not retrieve itself, by index; a duplicate of it under another index is retrieved as any other image.
 - A query without another image of its class (R_i = 0) counts as a miss: 0 in all three, as in the published code for
-  recall. (pytorch-metric-learning leaves such queries out.) `lonely_queries` counts them.
+  recall. (pytorch-metric-learning leaves such queries out.) `Ranking.positives` tells which they are.
 
 How it is computed. recall@k needs the rank of the nearest positive only, and that is the number of gallery images that
 are nearer: no sort, no top-k selection. MAP@R needs the R_i nearest images, and only where the nearest positive is
@@ -26,12 +26,12 @@ is that of one centred copy of the gallery plus the tiles.
 from __future__ import annotations
 
 import collections
-import threading
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
+import mxnet as mx
 import numpy as np
 
-from common.blas import map_blocks
+from common.tiles import tiles_for
 
 MISS = np.iinfo(np.int64).max           # rank of a query whose nearest positive was not found
 QUERIES = 512                           # queries in a block
@@ -59,14 +59,11 @@ def check_embeddings(x, what: str = 'embeddings') -> np.ndarray:
     if len(x) == 0:
         raise EvaluationError('the gallery is empty' if what.startswith('gallery') else f'there are no {what} to score')
     x = x.astype(np.float32 if x.dtype in (np.float16, np.float32) else np.float64, copy=False)
-    bad = 0
-    for start in range(0, len(x), 65536):           # blocks, because isfinite() makes an array of its input's shape
-        finite = np.isfinite(x[start:start + 65536]).all(axis=1)
-        if not finite.all():
-            first = start + int(finite.argmin()) if not bad else first
-            bad += int((~finite).sum())
-    if bad:
-        raise EvaluationError(f'the {what} have NaN or infinite values in {bad} of {len(x)} rows (the first is row {first})')
+    blocks = (x[start:start + 65536] for start in range(0, len(x), 65536))      # isfinite() makes an array of its own
+    bad = np.flatnonzero(np.concatenate([~np.isfinite(block).all(axis=1) for block in blocks]))
+    if len(bad):
+        raise EvaluationError(f'the {what} have NaN or infinite values in {len(bad)} of {len(x)} rows '
+                              f'(the first is row {bad[0]})')
     return x
 
 
@@ -102,7 +99,8 @@ def check_inputs(query, query_labels, gallery=None, gallery_labels=None):
         raise EvaluationError('there are gallery embeddings, but no gallery labels')
     gallery_labels = check_labels(gallery_labels, len(gallery), 'gallery embeddings')
     if gallery.shape[1] != query.shape[1]:
-        raise EvaluationError(f'the embeddings have {query.shape[1]} dimensions, those of the gallery {gallery.shape[1]}')
+        raise EvaluationError(f'the embeddings have {query.shape[1]} dimensions, but those of the gallery '
+                              f'{gallery.shape[1]}')
     return query, query_labels, gallery, gallery_labels
 
 
@@ -120,8 +118,8 @@ def check_ks(ks: Sequence[int]) -> Tuple[int, ...]:
 
 class Ranking(NamedTuple):
     """What the metrics are made of, one value a query."""
-    first: np.ndarray                   # rank (from 1) of the nearest positive, exact up to the depth asked for; else MISS
-    positives: np.ndarray               # R_i
+    first: np.ndarray                           # rank (from 1) of the nearest positive; MISS beyond the depth asked for
+    positives: np.ndarray                       # R_i
     average_precision: Optional[np.ndarray]     # MAP@R's summand, 0..1
     r_precision: Optional[np.ndarray]           # 0..1
 
@@ -136,12 +134,13 @@ class Centred(NamedTuple):
         return ((x - self.mean) * self.scale).astype(np.float32)
 
 
-def fit_centre(gallery: np.ndarray) -> Centred:
-    """The mean, and the power of two that brings the largest deviation from it to between 1/2 and 1."""
-    blocks = range(0, len(gallery), 4096)
-    # halves first, so that the mean of float64 values near the largest does not overflow
-    mean = sum((gallery[s:s + 4096] * (1.0 / len(gallery))).sum(axis=0, dtype=np.float64) for s in blocks)
-    largest = max(float(np.abs(gallery[s:s + 4096] - mean).max()) for s in blocks)
+def fit_centre(gallery: np.ndarray, *others: np.ndarray) -> Centred:
+    """The gallery's mean, and the power of two that brings the largest deviation from it to between 1/2 and 1."""
+    def blocks(x):
+        return (x[start:start + 4096] for start in range(0, len(x), 4096))
+
+    mean = sum((block / len(gallery)).sum(axis=0, dtype=np.float64) for block in blocks(gallery))
+    largest = max(float(np.abs(block - mean).max()) for x in (gallery,) + others for block in blocks(x))
     return Centred(mean, 2.0 ** -np.frexp(largest)[1] if largest > 0 else 1.0)
 
 
@@ -155,7 +154,8 @@ class Positives:
 
     def __init__(self, gallery_labels: np.ndarray):
         self.order = np.argsort(gallery_labels, kind='stable')
-        self.classes, self.starts, self.counts = np.unique(gallery_labels[self.order], return_index=True, return_counts=True)
+        self.classes, self.starts, self.counts = np.unique(gallery_labels[self.order], return_index=True,
+                                                           return_counts=True)
 
     def of(self, labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         """First place in `order` and number of the gallery rows of every label (0 where the gallery has none)."""
@@ -178,37 +178,31 @@ class Search:
     itself : whether the queries are the gallery, so that the query of the same index is not retrieved.
     depth : ranks of nearest positives beyond this one need not be known.
     with_r : whether MAP@R and R-precision are wanted.
+    make_tiles : from the (M, E + 1) float32 rows (y, |y|^2) to a `common.tiles.HostTiles` or its like.
     """
 
     def __init__(self, query: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray,
-                 itself: bool, depth: int, with_r: bool):
+                 itself: bool, depth: int, with_r: bool, make_tiles: Callable):
         self.query, self.query_labels = query, query_labels
         self.gallery, self.gallery_labels = gallery, gallery_labels
         self.itself, self.depth, self.with_r = itself, depth, with_r
         self.positives = Positives(gallery_labels)
-        self.centre = fit_centre(gallery)
+        self.centre = fit_centre(gallery, query)
         # A random order, because the first tile must be a fair sample: data sets come sorted by class.
         self.order = np.random.RandomState(0).permutation(len(gallery))
         self.query_order = self.order if itself else np.arange(len(query))
         dims = gallery.shape[1]
-        self.tiles = np.empty((len(gallery), dims + 1), np.float32)     # rows (y, |y|^2)
+        rows = np.empty((len(gallery), dims + 1), np.float32)
         norms = np.empty(len(gallery))
         for start in range(0, len(gallery), 4096):
             stop = min(start + 4096, len(gallery))
             y = self.centre(gallery[self.order[start:stop]])
             norms[start:stop] = square_norms(y)
-            self.tiles[start:stop, :-1], self.tiles[start:stop, -1] = y, norms[start:stop]
+            rows[start:stop, :-1], rows[start:stop, -1] = y, norms[start:stop]
+        self.tiles = make_tiles(rows)
         self.radius = float(np.sqrt(norms.max()))
         counts = self.positives.of(query_labels)[1]
         self.block_size = int(np.clip((1 << 20) // max(1, counts.max() if with_r else 1), 32, QUERIES))
-        self.local = threading.local()          # every thread's tile and masks
-
-    def buffers(self, rows: int, columns: int):
-        """Uninitialised (rows, columns) arrays of float32, bool and bool, reused by the thread."""
-        if not hasattr(self.local, 'tile'):
-            size = min(max(FIRST_TILE if self.with_r else TILE, TILE), len(self.gallery)) * self.block_size
-            self.local.tile = np.empty(size, np.float32), np.empty(size, np.bool_), np.empty(size, np.bool_)
-        return [buffer[:rows * columns].reshape(rows, columns) for buffer in self.local.tile]
 
     def distances(self, query_rows: np.ndarray, gallery_rows: np.ndarray) -> np.ndarray:
         """Squared distances of pairs in float64, from differences; in units of the scale."""
@@ -224,9 +218,9 @@ class Search:
         return out
 
     def nearest_positives(self, rows: np.ndarray):
-        """For the queries `rows`: R_i, squared distance and gallery row of the nearest positive, distance of the farthest.
+        """R_i, squared distance and gallery row of the nearest positive, squared distance of the farthest, for `rows`.
 
-        Where there is none: 0, inf, -1, inf.
+        Where there is no positive: 0, inf, -1, inf.
         """
         starts, counts = self.positives.of(self.query_labels[rows])
         near, far = np.full(len(rows), np.inf), np.full(len(rows), np.inf)
@@ -248,7 +242,7 @@ class Search:
                 tied = np.flatnonzero(squared == near[block + first])[::-1]     # backwards: the lowest index stays
                 index[block[tied] + first] = gallery_rows[tied]
             first = last
-        return counts - int(self.itself), near, index, far
+        return np.maximum(counts - int(self.itself), 0), near, index, far
 
     def block(self, start: int):
         """Ranks of a block of queries: (rows, R_i, first, average precision, R-precision)."""
@@ -261,8 +255,6 @@ class Search:
         length = np.sqrt(norms)
         error = 1.01 * UNIT * ((x.shape[1] + 2) * (2 * length * self.radius + self.radius ** 2)
                                + 6 * (length + self.radius) ** 2) + 1e-37
-        weights = np.empty((len(rows), x.shape[1] + 1), np.float32)
-        weights[:, :-1], weights[:, -1] = -2 * x, 1
         # Scores below `low` are certainly nearer than the nearest positive, and above `high` certainly not.
         # In list mode (see `list_mode`) low is -inf, and everything up to high is looked at.
         low, high = (near - norms - error).astype(np.float32), (near - norms + error).astype(np.float32)
@@ -271,21 +263,15 @@ class Search:
         size = len(self.gallery)
         edge = min(FIRST_TILE if self.with_r else TILE, size)
         bounds = [0] + list(range(edge, size, TILE)) + [size]
+        queries = self.tiles.queries(x)
         for a, b in zip(bounds[:-1], bounds[1:]):
-            scores, nearer, wanted = self.buffers(b - a, len(rows))
-            np.dot(self.tiles[a:b], weights.T, out=scores)
-            if self.itself:
-                own = np.arange(max(a, start), min(b, start + len(rows)))       # empty where the two do not meet
-                scores[own - a, own - start] = np.inf
+            own = np.arange(max(a, start), min(b, start + len(rows)) if self.itself else 0)
+            scores = self.tiles.scores(a, b, queries, (own - a, own - start))
             if a == 0 and self.with_r:
                 state.list_mode(scores, far)
-            np.less_equal(scores, high, out=wanted)
-            np.less(scores, low, out=nearer)
-            nearer, wanted = nearer.view(np.uint8), wanted.view(np.uint8)
-            for part in range(0, b - a, 255):                                   # sums of at most 255 fit into a byte
-                state.nearer += np.add.reduce(nearer[part:part + 255], axis=0, dtype=np.uint8)
-            np.bitwise_xor(wanted, nearer, out=wanted)
-            state.add(a, np.flatnonzero(wanted.view(np.bool_).reshape(-1)))
+            nearer, found = self.tiles.split(scores, state.low, state.high)
+            state.nearer += nearer
+            state.add(a, found)
         return (rows, count) + state.finish()
 
 
@@ -301,16 +287,17 @@ class BlockState:
         self.waiting, self.pairs = [], 0
         self.list = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)   # (row in block, gallery row, distance)
 
-    def list_mode(self, scores: np.ndarray, far: np.ndarray) -> None:
+    def list_mode(self, scores, far: np.ndarray) -> None:
         """Chooses the queries that need the list of their R_i nearest images: the nearest positive may be in it.
 
         The R_i-th smallest score of any gallery images bounds that of the R_i-th nearest from above; groups of rows
-        give one image each, so that a partial sort of the groups' minima is enough. The farthest positive is a bound too.
+        give one image each, so that a partial sort of the groups' minima is enough. The farthest positive is a bound
+        too.
         """
         most = int(self.count.max())
-        group = int(np.clip(len(scores) // max(1, 8 * most), 1, 32))
-        groups = len(scores) // group
-        minima = np.minimum.reduce(scores[:groups * group].reshape(groups, group, -1), axis=1)
+        group = int(np.clip(scores.shape[0] // max(1, 8 * most), 1, 32))
+        minima = self.search.tiles.group_minima(scores, group)
+        groups = len(minima)
         places = np.unique(self.count[(self.count > 0) & (self.count <= groups)]) - 1
         if len(places) > 16:
             minima.sort(axis=0)
@@ -381,7 +368,8 @@ class BlockState:
 
 
 def rank(query: np.ndarray, query_labels: np.ndarray, gallery: Optional[np.ndarray] = None,
-         gallery_labels: Optional[np.ndarray] = None, depth: int = 1, with_r: bool = True, ctx=None) -> Ranking:
+         gallery_labels: Optional[np.ndarray] = None, depth: int = 1, with_r: bool = True,
+         ctx: Optional[mx.Context] = None, make_tiles: Optional[Callable] = None) -> Ranking:
     """Ranks of the nearest positives, and the summands of MAP@R and R-precision, for every query.
 
     Parameters
@@ -391,28 +379,30 @@ def rank(query: np.ndarray, query_labels: np.ndarray, gallery: Optional[np.ndarr
     gallery, gallery_labels : (M, E) and (M,), the set that is searched; None: the queries themselves.
     depth : ranks are exact up to this one, and MISS beyond.
     with_r : whether MAP@R and R-precision are wanted (else None).
-    ctx : device; a CPU is served by NumPy.
+    ctx : device; a CPU (the default) is served by NumPy.
+    make_tiles : what computes the tiles, if it is not to be what serves `ctx` best.
 
     Raises
     ------
     EvaluationError : arrays that cannot be scored.
     """
     itself = gallery is None
-    search = Search(*check_inputs(query, query_labels, gallery, gallery_labels), itself=itself, depth=depth, with_r=with_r)
+    search = Search(*check_inputs(query, query_labels, gallery, gallery_labels), itself=itself, depth=depth,
+                    with_r=with_r, make_tiles=make_tiles or (lambda rows: tiles_for(rows, ctx)))
     count = len(search.query)
     first, positives = np.empty(count, np.int64), np.empty(count, np.int64)
     precisions = np.zeros(count), np.zeros(count)
-    for rows, r, block_first, *block_precisions in map_blocks(search.block, range(0, count, search.block_size)):
+    for rows, r, block_first, *block_precisions in search.tiles.map(search.block, range(0, count, search.block_size)):
         first[rows], positives[rows] = block_first, r
         if with_r:
             for whole, part in zip(precisions, block_precisions):
                 whole[rows] = part
-    return Ranking(first, np.maximum(positives, 0), *(precisions if with_r else (None, None)))
+    return Ranking(first, positives, *(precisions if with_r else (None, None)))
 
 
 def retrieval_metrics(query: np.ndarray, query_labels: np.ndarray, gallery: Optional[np.ndarray] = None,
                       gallery_labels: Optional[np.ndarray] = None, ks: Sequence[int] = (1, 2, 4, 8, 16, 32),
-                      with_r: bool = True, ctx=None) -> 'collections.OrderedDict[str, float]':
+                      with_r: bool = True, ctx: Optional[mx.Context] = None) -> Dict[str, float]:
     """recall@k and, if `with_r`, MAP@R and R-precision: OrderedDict name -> percent. See `rank` for the parameters."""
     ks = check_ks(ks)
     ranking = rank(query, query_labels, gallery, gallery_labels, depth=max(ks), with_r=with_r, ctx=ctx)
@@ -425,7 +415,7 @@ def retrieval_metrics(query: np.ndarray, query_labels: np.ndarray, gallery: Opti
 
 def recall_at_k(query: np.ndarray, query_labels: np.ndarray, gallery: Optional[np.ndarray] = None,
                 gallery_labels: Optional[np.ndarray] = None, ks: Sequence[int] = (1, 2, 4, 8, 16, 32),
-                ctx=None) -> 'collections.OrderedDict[int, float]':
+                ctx: Optional[mx.Context] = None) -> Dict[int, float]:
     """recall@k: OrderedDict k -> percent. See `rank` for the parameters."""
     metrics = retrieval_metrics(query, query_labels, gallery, gallery_labels, ks, with_r=False, ctx=ctx)
     return collections.OrderedDict((k, metrics[f'recall@{k}']) for k in check_ks(ks))
