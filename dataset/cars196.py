@@ -15,6 +15,7 @@ import numpy as np
 from .errors import DatasetError
 from .imageset import Counts, ImageSet, check_counts
 from .listing import image_paths, list_folders, list_images
+from .matfile import read_mat
 from .registry import register
 
 #: Classes 1 to 98 train, 99 to 196 test (Song et al., arXiv:1511.06452, section 6).
@@ -28,20 +29,30 @@ class _Annotations(NamedTuple):
     class_names: List[str]
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError('%r in place of a text' % (value,))
+    return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, tuple) or len(value) != 1:
+        raise ValueError('%r in place of a number' % (value,))
+    return value[0]
+
+
 def _read_mat(file: str) -> _Annotations:
     """The table of ``cars_annos.mat``."""
-    from scipy.io import loadmat  # takes a quarter of a second to import, and only this needs it
     total = COUNTS.train_classes + COUNTS.test_classes
     try:
-        content = loadmat(file, variable_names=['annotations', 'class_names'])
-        table = content['annotations'].reshape(-1)
-        names = [str(value.item()) for value in table['relative_im_path']]
-        classes = np.array([int(value.item()) for value in table['class']], dtype=np.int64)
-        corners = np.array([[float(value.item()) for value in table[field]]
+        content = read_mat(file)
+        table = content['annotations']
+        names = [_text(value) for value in table['relative_im_path']]
+        classes = np.array([int(_number(value)) for value in table['class']], dtype=np.int64)
+        corners = np.array([[_number(value) for value in table[field]]
                             for field in ('bbox_x1', 'bbox_y1', 'bbox_x2', 'bbox_y2')]).T
-        class_names = [str(value.item()) for value in content['class_names'].reshape(-1)] \
-            if 'class_names' in content else [str(number + 1) for number in range(total)]
-    except Exception as error:  # a damaged file makes SciPy raise almost anything
+        class_names = [_text(name) for name in content.get('class_names', map(str, range(1, total + 1)))]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DatasetError('%s cannot be read as the table "annotations" of relative_im_path, bbox_x1, bbox_y1, '
                            'bbox_x2, bbox_y2 and class (%s: %s).' % (file, type(error).__name__, error)) from None
     if set(classes.tolist()) != set(range(1, total + 1)):
