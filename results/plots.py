@@ -35,7 +35,8 @@ STYLE = {
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '#888888', 'axes.axisbelow': True,
     'xtick.labelsize': 6, 'ytick.labelsize': 6.5, 'xtick.major.size': 2, 'ytick.major.size': 0,
     'xtick.major.width': 0.5, 'xtick.color': '#333333', 'ytick.color': '#000000', 'grid.color': '#E4E4E4',
-    'grid.linewidth': 0.5, 'legend.fontsize': 6, 'legend.frameon': False, 'lines.linewidth': 1.1, 'lines.markersize': 3.6,
+    'grid.linewidth': 0.5, 'legend.fontsize': 6, 'legend.frameon': False, 'lines.linewidth': 1.1,
+    'lines.markersize': 3.6,
     'hatch.linewidth': 0.6, 'svg.hashsalt': 'dml-playground', 'svg.fonttype': 'path', 'path.simplify': True}
 MODEL_NAMES = {'inception-bn': 'Inception-BN', 'resnet50_v2': 'ResNet50', 'resnet18_v2': 'ResNet18'}
 DATASET_NAMES = {'CARS196': 'Cars196', 'CUB': 'CUB-200-2011', 'SOP': 'Stanford Online Products'}
@@ -327,7 +328,7 @@ def draw_selection(board: Board) -> Optional[Figure]:
             continue
         best, last, held_out = pairs[a.key]
         axes.plot([last, best], [y, y], color=a.colour, linewidth=1.6, solid_capstyle='butt', zorder=2)
-        axes.plot(last, y, 'o', markersize=4.2, markerfacecolor='white', markeredgecolor=a.colour, markeredgewidth=1,
+        axes.plot(last, y, 'o', color=a.colour, markersize=4.2, markerfacecolor='white', markeredgewidth=1,
                   zorder=3)
         axes.plot(best, y, 'o', markersize=4.2, color=a.colour, markeredgecolor=a.colour, markeredgewidth=1, zorder=4)
         if held_out:

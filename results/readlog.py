@@ -173,13 +173,18 @@ def read_logs(paths: Iterable[str]) -> Tuple[List[Experiment], List[str]]:
         try:
             for experiment in read_log(path):
                 known = found.get(experiment.id)
-                if known is None or len(experiment.runs) > len(known.runs):
+                if known is None or _extent(experiment) > _extent(known):
                     found[experiment.id] = experiment
         except LogError as error:
             problems.append(str(error))
     if not found:
         raise LogError(problems[0] if len(problems) == 1 else f'no run log in {", ".join(paths) or "no place"}')
     return list(found.values()), problems
+
+
+def _extent(experiment: Experiment) -> Tuple[int, int]:
+    runs = experiment.runs.values()
+    return sum(run.finished for run in runs), sum(len(run.epochs) for run in runs)
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

@@ -658,8 +658,7 @@ def _engine(backend: str, address: Optional[str]) -> Iterator[Tuple[Dict[str, An
         except (OSError, ValueError) as error:
             raise ExperimentsError(f'--address {address}: no Dask scheduler answers there') from error
         try:
-            slots = sum(client.nthreads().values())
-            yield {'backend': 'dask', 'n_jobs': -1, 'wait_for_workers_timeout': 60}, slots
+            yield {'backend': _dask_backend(), 'n_jobs': -1}, sum(client.nthreads().values())
         finally:
             client.close()
     else:
@@ -674,10 +673,24 @@ def _engine(backend: str, address: Optional[str]) -> Iterator[Tuple[Dict[str, An
             raise ExperimentsError(f'--address {address}: no Ray cluster answers there') from error
         register_ray()
         try:
-            slots = int(ray.cluster_resources().get('CPU', 1))
-            yield {'backend': 'ray', 'n_jobs': slots}, slots
+            resources = ray.cluster_resources()
+            gpus = int(resources.get('GPU', 0))
+            slots = gpus or max(2, int(resources.get('CPU', 1)))
+            # a GPU of its own for each run, where there are any
+            yield {'backend': 'ray', 'n_jobs': slots, 'ray_remote_args': {'num_gpus': 1} if gpus else {}}, slots
         finally:
             ray.shutdown()
+
+
+def _dask_backend() -> Any:
+    from joblib._dask import DaskDistributedBackend
+
+    class Backend(DaskDistributedBackend):
+        # joblib does all work in this very process when it counts one worker; and workers may still join
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            return max(2, super().effective_n_jobs(n_jobs))
+
+    return Backend(wait_for_workers_timeout=60)
 
 
 def run_on_cluster(jobs: Sequence[Job], backend: str, address: Optional[str], stream: Any = None) -> List[Outcome]:
@@ -691,7 +704,7 @@ def run_on_cluster(jobs: Sequence[Job], backend: str, address: Optional[str], st
 
         def work() -> None:
             try:
-                with joblib.parallel_config(**settings):       # holds for the thread that makes it
+                with joblib.parallel_config(**settings):        # holds for the thread that makes it
                     results.extend(joblib.Parallel(batch_size=1, pre_dispatch='all')(
                         joblib.delayed(execute_in)(folder, job) for job in jobs))
             except Exception as error:      # whatever an engine raises; the logs tell what was done before

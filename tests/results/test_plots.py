@@ -1,0 +1,205 @@
+"""Figures from logs and from the published numbers."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from results import plots
+from results.algorithms import ALGORITHMS, algorithm
+from results.groups import boards
+from results.readlog import read_log, read_logs
+from tests.results import samples
+
+
+@pytest.fixture(scope='module')
+def board(tmp_path_factory):
+    folder = samples.comparison(tmp_path_factory.mktemp('logs'), leave_out=('dreml',))
+    return boards(read_logs([folder])[0])[0]
+
+
+def _texts(figure):
+    figure.canvas.draw()
+    return [t.get_text() for t in figure.findobj(matplotlib.text.Text) if t.get_text() and t.get_visible()]
+
+
+def _overlaps(figure):
+    """Pairs of texts that lie on each other, and texts that stick out of the picture."""
+    figure.canvas.draw()
+    beyond = set()          # labels of ticks outside the axes exist, but are not drawn
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        beyond |= {tick.label1 for tick in axis.get_major_ticks() if not low - 1e-9 <= tick.get_loc() <= high + 1e-9}
+    boxes = [(t.get_text(), t.get_window_extent()) for t in figure.findobj(matplotlib.text.Text)
+             if t.get_text().strip() and t.get_visible() and t not in beyond]
+    width, height = figure.canvas.get_width_height()
+    out = [name for name, b in boxes if b.x0 < -1 or b.y0 < -1 or b.x1 > width + 1 or b.y1 > height + 1]
+    pairs = [(a, b) for i, (a, x) in enumerate(boxes) for b, y in boxes[i + 1:]
+             if min(x.x1, y.x1) - max(x.x0, y.x0) > 1 and min(x.y1, y.y1) - max(x.y0, y.y0) > 1]
+    return out, pairs
+
+
+def test_every_figure_is_a_column_wide_and_its_texts_are_readable(board):
+    drawn = plots.styled(lambda: plots.figures(board))
+    assert sorted(drawn) == ['bars_glyphs_convnet', 'curves_glyphs_convnet', 'selection_glyphs_convnet',
+                             'time_glyphs_convnet']
+    for name, figure in drawn.items():
+        def check(name=name, figure=figure):
+            assert figure.get_size_inches()[0] == 3.3 and figure.get_size_inches()[1] < 5
+            sizes = [t.get_fontsize() for t in figure.findobj(matplotlib.text.Text) if t.get_text() and t.get_visible()]
+            assert min(sizes) >= 5.5, name
+            out, pairs = _overlaps(figure)
+            assert not out and not pairs, (name, out, pairs)
+        plots.styled(check)
+
+
+def test_bars_name_all_algorithms_in_the_papers_order_with_value_interval_and_gap(board):
+    figure = plots.styled(lambda: plots.figures(board))['bars_glyphs_convnet']
+    texts = _texts(figure)
+    names = [a.name for a in ALGORITHMS]
+    assert [t for t in texts if t in names] == names and texts.count('not run') == 2     # recall@1 and NMI of DREML
+    recall, nmi = figure.axes
+    group = board.chosen['margin']
+    one = group.interval('best-on-test', 'recall@1')
+    assert f'{one.mean:.1f}' in texts
+    widths = {round(p.get_width(), 6) for p in recall.patches}
+    assert round(one.mean, 6) in widths and len(recall.patches) == 12 and len(nmi.patches) == 12
+    whiskers = [np.array(c.get_segments()[0]) for c in recall.collections]
+    assert any(np.allclose(w[:, 0], [one.mean - one.half, one.mean + one.half]) for w in whiskers)
+
+
+def test_the_published_value_is_a_diamond_and_ours_a_bar(tmp_path):
+    for seed in (1, 2, 3):
+        samples.log(tmp_path / f'{seed}.jsonl', 'margin', (50.0 + seed,), seed, dataset='CUB', model='inception-bn')
+    [board] = boards(read_logs([str(tmp_path)])[0])
+    figure = plots.styled(lambda: plots.figures(board))['bars_cub_inception-bn']
+    diamonds = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == 'D']
+    assert diamonds == [p.value for p in plots.read_paper()
+                        if (p.figure, p.dataset, p.model, p.metric) == ('table', 'CUB', 'inception-bn', 'recall@1')]
+    assert 51.28 in diamonds and len(diamonds) == 13 and len(figure.axes[0].patches) == 1
+
+
+def test_an_algorithm_has_its_colour_in_every_figure(board):
+    drawn = plots.styled(lambda: plots.figures(board))
+    for key in ('margin', 'proxy-nca'):
+        colour = algorithm(key).colour.lower()
+        bars = {to_hex(p.get_facecolor()) for p in drawn['bars_glyphs_convnet'].axes[0].patches}
+        assert colour in bars
+        row = [a.key for a in ALGORITHMS].index(key)
+        panel = drawn['curves_glyphs_convnet'].axes[row]
+        assert panel.get_title() == algorithm(key).name and to_hex(panel.lines[-1].get_color()) == colour
+        for name in ('selection_glyphs_convnet', 'time_glyphs_convnet'):
+            own = [line for line in drawn[name].axes[0].lines if np.ravel(line.get_ydata())[0] == row]
+            assert {to_hex(line.get_color()) for line in own} <= {colour} and (own or name.startswith('time'))
+
+
+def test_a_curve_is_the_mean_over_seeds_with_its_interval(tmp_path):
+    for seed, recalls in ((1, (10.0, 20.0)), (2, (20.0, 40.0)), (3, (30.0, 90.0))):
+        samples.log(tmp_path / f'{seed}.jsonl', 'margin', recalls, seed)
+    runs = [r for e in read_logs([str(tmp_path)])[0] for r in e.runs.values()]
+    curve = plots.curve(runs, 'images')
+    assert curve.x.tolist() == [0.0, 4.0, 8.0] and curve.mean.tolist() == [8.0, 20.0, 50.0]
+    assert curve.half == pytest.approx([0.0, 4.302653 * 10 / 3 ** 0.5, 4.302653 * 36.0555 / 3 ** 0.5], rel=1e-5)
+    assert plots.curve(runs, 'epochs').x.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_time_to_a_recall(tmp_path):
+    [experiment] = read_log(samples.log(tmp_path / 'a.jsonl', recalls=(10.0, 30.0, 50.0, 40.0), seconds=2.5))
+    run = experiment.runs[1]
+    assert plots.time_to(run, 30.0, 'seconds') == 5.0 and plots.time_to(run, 31.0, 'seconds') == 7.5
+    assert plots.time_to(run, 50.1, 'seconds') is None and plots.time_to(run, 50.0, 'epochs') == 3.0
+
+
+def test_the_time_figure_falls_back_to_epochs_and_says_who_never_got_there(tmp_path):
+    path = tmp_path / 'train_margin.log'
+    path.write_text(samples.text_log([[40.0, 52.0, 45.0]]))
+    other = tmp_path / 'train_npairs.log'
+    other.write_text(samples.text_log([[20.0, 22.0, 23.0]]))
+    [board] = boards(read_logs([str(tmp_path)])[0])
+    texts = _texts(plots.styled(lambda: plots.draw_time(board, 50.0)))
+    assert 'epochs to recall@1 = 50%' in texts and 'never (best 23.0)' in texts and '2' in texts
+
+
+def test_selection_shows_how_much_the_choice_flatters(tmp_path):
+    for seed in (1, 2):
+        samples.log(tmp_path / f'{seed}.jsonl', 'margin', (50.0, 60.0 + seed, 52.5), seed)
+    [board] = boards(read_logs([str(tmp_path)])[0])
+    assert '+9.0' in _texts(plots.styled(lambda: plots.draw_selection(board)))
+
+
+def test_sizes_make_lines_with_published_ones_behind_and_gaps_named(tmp_path):
+    for size in (64, 128, 256):
+        for seed in (1, 2):
+            samples.log(tmp_path / f'm{size}-{seed}.jsonl', 'margin', (50.0 + size / 64 + seed,), seed, embed_dim=size,
+                        dataset='CUB', model='inception-bn')
+    # one size makes no line
+    samples.log(tmp_path / 'n.jsonl', 'npairs', (50.0,), 1, dataset='CUB', model='inception-bn')
+    [board] = boards(read_logs([str(tmp_path)])[0])
+    assert list(plots.sweeps(board, 'embed_dim')) == ['margin'] and not plots.sweeps(board, 'batch_size')
+    drawn = plots.styled(lambda: plots.figures(board))
+    assert 'batch-size_cub_inception-bn' not in drawn
+    figure = drawn['embedding-size_cub_inception-bn']
+    ours = [line for line in figure.axes[0].lines if line.get_marker() == algorithm('margin').marker]
+    assert ours[0].get_xdata().tolist() == [64, 128, 256] and ours[0].get_ydata().tolist() == [52.5, 53.5, 55.5]
+    legend = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert legend[0] == 'Triplet semi-hard: not run' and 'Margin' in legend and 'N-pairs: not run' in legend
+    assert any(line.get_ydata().tolist()[:2] == [50.5, 55.2] for line in figure.axes[0].lines if line is not ours[0]
+               if not isinstance(line.get_ydata(), tuple) and len(line.get_ydata()) == 6)
+
+
+def test_published_figures_from_the_table(tmp_path):
+    drawn = plots.styled(plots.paper_figures)
+    assert sorted(drawn) == ['paper_bars_cars196_inception-bn', 'paper_bars_cub_inception-bn',
+                             'paper_bars_cub_resnet50_v2', 'paper_bars_sop_inception-bn',
+                             'paper_batch-size_cub_inception-bn', 'paper_embedding-size_cub_inception-bn']
+    assert _texts(drawn['paper_bars_sop_inception-bn']).count('not published') == 8       # 4 algorithms, two panels
+    paper = plots.read_paper()
+    table = {(p.dataset, p.model, p.algorithm, p.metric): p.value for p in paper if p.figure == 'table'}
+    assert table['CARS196', 'inception-bn', 'normproxy', 'recall@1'] == 81.70
+    assert table['SOP', 'inception-bn', 'dreml', 'nmi'] == 65.76 and len(table) == 2 * (13 + 11 + 12 + 9)
+    assert all(p.source for p in paper) and {p.algorithm for p in paper} == {a.key for a in ALGORITHMS}
+
+
+def test_files_are_png_and_svg_and_the_same_bytes_every_time(tmp_path, capsys, board):
+    folder = samples.comparison(tmp_path / 'logs', seeds=(1,), epochs=2)
+    assert plots.main([folder, '--out', str(tmp_path / 'out'), '--dpi', '60']) == 0
+    names = sorted(os.listdir(tmp_path / 'out'))
+    assert len(names) == 8 and len(capsys.readouterr().out.split()) == 8
+    for name in names:
+        assert (tmp_path / 'out' / name).read_bytes().startswith(b'\x89PNG' if name.endswith('png') else b'<?xml')
+    for kind in ('png', 'svg'):
+        twice = [plots.styled(lambda k=kind: plots.render(plots.draw_selection(board), k, 60)) for _ in range(2)]
+        assert twice[0] == twice[1]
+
+
+def test_nothing_to_draw_is_one_line_and_status_1(tmp_path):
+    (tmp_path / 'a.log').write_bytes(b'\x00nothing')
+    run = subprocess.run([sys.executable, '-m', 'results.plots', str(tmp_path / 'a.log'), '--out', str(tmp_path)],
+                         capture_output=True, text=True)
+    assert run.returncode == 1 and run.stderr.count('\n') == 1 and 'no run log' in run.stderr and not run.stdout
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_and_leaves_the_old_picture(tmp_path, capsys, monkeypatch):
+    folder = samples.comparison(tmp_path / 'logs', seeds=(1,), epochs=2)
+    out = tmp_path / 'out'
+    out.mkdir()
+    (out / 'bars_glyphs_convnet.png').write_bytes(b'old')
+
+    def full(_):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(plots.os, 'fsync', full)
+    assert plots.main([folder, '--out', str(out)]) == 1
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and 'No space left' in error and 'bars_glyphs_convnet.png' in error
+    assert os.listdir(out) == ['bars_glyphs_convnet.png'] and (out / 'bars_glyphs_convnet.png').read_bytes() == b'old'
+
+
+def test_results_import_no_mxnet():
+    code = ('import sys, results.readlog, results.plots, results.report, results.reproduce; '
+            'sys.exit(bool({m.split(".")[0] for m in sys.modules} & {"mxnet", "common", "models", "dataset"}))')
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0

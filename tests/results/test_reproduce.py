@@ -1,0 +1,459 @@
+"""Whole comparisons, with stand-ins for the training scripts."""
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from results import reproduce
+from results.algorithms import ALGORITHMS
+from results.readlog import read_log
+from tests.results import samples
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+FILE = """
+experiments:
+  tiny:
+    title: A tiny one
+    runs: 2
+    seed: 5
+    flags: {dataset: GLYPHS, model: convnet, epochs: 3}
+    algorithms: {margin: {use-crops: true}, proxy-nca: {lr: 0.01}, proxy-triplet: {}}
+  sizes:
+    flags: {dataset: CUB, model: inception-bn, epochs: 2}
+    sweep: {embed-dim: [64, 128]}
+    algorithms: [margin]
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with stand-ins for all scripts and a file of experiments; also the current one."""
+    for a in ALGORITHMS:
+        shutil.copy(os.path.join(ROOT, 'tests', 'results', 'stand_in.py'), tmp_path / a.script)
+    (tmp_path / 'x.yaml').write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('STAND_IN_JOURNAL', str(tmp_path / 'journal'))
+    return tmp_path
+
+
+def _run(*words):
+    """Exit status, standard output and standard error of the command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = reproduce.main([*words, '--file', 'x.yaml'])
+        except SystemExit as end:
+            status = end.code
+    return status, out.getvalue(), err.getvalue()
+
+
+def _journal():
+    if not os.path.exists('journal'):
+        return []
+    with open('journal') as file:
+        return [json.loads(line) for line in file]
+
+
+def _epochs():
+    return sorted((os.path.basename(log), epoch) for log, epoch, *_ in _journal())
+
+
+ALL = sorted((f'{name}_seed{seed}.jsonl', epoch) for name in ('margin', 'proxy-nca', 'proxy-triplet') for seed in (5, 6)
+             for epoch in (1, 2, 3))
+
+
+def test_all_runs_of_an_experiment_each_once(place):
+    status, out, err = _run('tiny')
+    assert status == 0 and err == '' and _epochs() == ALL and '6 runs done, 0 failed' in out
+    assert 'python -m results.plots results/logs/tiny' in out and 'recall@1 30.00' in out
+    [experiment] = read_log('results/logs/tiny/proxy-nca_seed6.jsonl')
+    assert experiment.algorithm == 'proxy-nca' and experiment.runs[1].seed == 6 and experiment.flags['lr'] == 0.01
+    assert experiment.flags['number_of_runs'] == 1 and experiment.flags['use_crops'] is False
+    assert read_log('results/logs/tiny/margin_seed5.jsonl')[0].flags['use_crops'] is True
+    # and nothing the second time
+    status, out, _ = _run('tiny')
+    assert status == 0 and _epochs() == ALL and '6 of them finished before' in out
+
+
+def test_dry_run_prints_the_exact_commands_and_runs_nothing(place):
+    status, out, _ = _run('tiny', '--dry-run', '--only', 'proxy', '--runs', '1')
+    assert status == 0 and not os.path.exists('journal') and not os.path.exists('results')
+    lines = out.strip().split('\n')
+    assert len(lines) == 2 and shlex.split(lines[0]) == [
+        'python', 'train_proxy.py', '--dataset', 'GLYPHS', '--model', 'convnet', '--epochs', '3', '--loss', 'nca',
+        '--lr', '0.01', '--seed', '5', '--number-of-runs', '1', '--logfile', 'results/logs/tiny/proxy-nca_seed5.jsonl',
+        '--save-model-prefix', 'results/models/tiny/proxy-nca_seed5']
+    subprocess.run([sys.executable, *shlex.split(lines[0])[1:]], check=True)
+    status, out, _ = _run('tiny', '--dry-run', '--only', 'proxy-nca', '--runs', '1')
+    assert out == '# finished: results/logs/tiny/proxy-nca_seed5.jsonl\n'
+
+
+def test_only_runs_data_path_and_sweep(place):
+    status, out, _ = _run('sizes', '--dry-run', '--runs', '2', '--data-path', '/data/birds and more', '--gpus', '0,1')
+    commands = [shlex.split(line) for line in out.strip().split('\n')]
+    assert [c[c.index('--embed-dim') + 1] for c in commands] == ['64', '128', '64', '128']
+    assert [c[c.index('--seed') + 1] for c in commands] == ['123', '123', '124', '124']
+    assert [c[c.index('--gpus') + 1] for c in commands] == ['0', '1', '0', '1']
+    assert {c[c.index('--data-path') + 1] for c in commands} == {'/data/birds and more'}
+    assert len({c[c.index('--logfile') + 1] for c in commands}) == 4
+    assert '--data-path DIR' in _run('sizes', '--dry-run')[1]
+
+
+def test_a_broken_run_goes_on_from_its_checkpoint_and_a_whole_one_is_left_alone(place):
+    _run('tiny', '--only', 'margin')
+    log = 'results/logs/tiny/margin_seed5.jsonl'
+    with open(log) as file:
+        lines = file.readlines()
+    with open(log, 'w') as file:
+        file.writelines(lines[:3])               # configuration and two epochs
+    identity = read_log(log)[0].id
+    with open('results/models/tiny/margin_seed5.ckpt.npz', 'w') as file:
+        json.dump({'id': identity, 'epoch': 2}, file)
+    os.remove('journal')
+    assert _run('tiny', '--only', 'margin')[0] == 0
+    assert _epochs() == [('margin_seed5.jsonl', 3)]
+    [experiment] = read_log(log)
+    assert experiment.id == identity and experiment.runs[1].finished
+
+
+def test_a_log_of_other_settings_is_put_aside_with_its_checkpoint(place):
+    _run('tiny', '--only', 'proxy-nca')
+    (place / 'x.yaml').write_text(FILE.replace('lr: 0.01', 'lr: 0.02'))
+    os.remove('journal')
+    assert _run('tiny', '--only', 'proxy-nca')[0] == 0
+    assert len(_epochs()) == 6                   # all again, not resumed
+    [experiment] = read_log('results/logs/tiny/proxy-nca_seed5.jsonl')
+    assert experiment.flags['lr'] == 0.02
+    assert read_log('results/logs/tiny/proxy-nca_seed5.jsonl.stale-1')[0].flags['lr'] == 0.01
+    # a flag that is taken back to the script's default cannot be seen in the log alone
+    (place / 'x.yaml').write_text(FILE.replace('{lr: 0.01}', '{}'))
+    os.remove('journal')
+    assert _run('tiny', '--only', 'proxy-nca')[0] == 0 and len(_epochs()) == 6
+    assert read_log('results/logs/tiny/proxy-nca_seed5.jsonl')[0].flags['lr'] == 0.001
+
+
+def test_failures_come_last_with_their_last_lines_and_stop_nobody(place, monkeypatch):
+    monkeypatch.setenv('STAND_IN_FAILS', 'train_margin.py 5;train_proxy.py 99')
+    status, out, _ = _run('tiny')
+    assert status == 1 and _epochs() == [e for e in ALL if e[0] != 'margin_seed5.jsonl']
+    tail = out[out.index('failed: margin_seed5'):]
+    assert 'the last words of a broken run' in tail and 'exit status 3' in tail and '5 runs done, 1 failed' in tail
+    assert 'repeat it with: python train_margin.py' in tail
+    monkeypatch.setenv('STAND_IN_FAILS', '')
+    assert _run('tiny')[0] == 0 and _epochs() == ALL
+
+
+def test_a_run_that_ends_well_but_says_nothing_has_failed(place):
+    (place / 'train_margin.py').write_text('print("bye")')
+    status, out, _ = _run('tiny', '--only', 'margin', '--runs', '1')
+    assert status == 1 and 'has no end of the run' in out and 'bye' in out
+
+
+def test_gpus_are_handed_out_one_to_a_run(place, monkeypatch):
+    monkeypatch.setenv('STAND_IN_SECONDS', '0.15')
+    assert _run('tiny', '--gpus', '2,5')[0] == 0
+    spans = {}
+    for log, _, _, start, end, gpu in _journal():
+        low, high = spans.get((gpu, log), (start, end))
+        spans[gpu, log] = min(low, start), max(high, end)
+    assert {gpu for gpu, _ in spans} == {'2', '5'} and len(spans) == 6
+    runs = sorted((low, high, gpu) for (gpu, _), (low, high) in spans.items())
+    both = 0
+    for i, (low, high, gpu) in enumerate(runs):
+        together = [g for lo, hi, g in runs[:i] + runs[i + 1:] if lo < high and hi > low]
+        assert gpu not in together
+        both += bool(together)
+    assert both >= 4
+
+
+def test_jobs_limits_how_many_run_at_a_time(place, monkeypatch):
+    monkeypatch.setenv('STAND_IN_SECONDS', '0.05')
+    assert _run('tiny', '--jobs', '1')[0] == 0
+    spans = sorted((start, end) for _, _, _, start, end, _ in _journal())
+    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:]))
+
+
+def test_ctrl_c_lets_runs_save_and_the_same_command_goes_on(place):
+    environment = dict(os.environ, STAND_IN_SECONDS='0.3', PYTHONPATH=ROOT)
+    process = subprocess.Popen([sys.executable, '-m', 'results.reproduce', 'tiny', '--file', 'x.yaml', '--jobs', '2'],
+                               env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _until(lambda: len(_journal()) >= 2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'the same command goes on' in err and 'Traceback' not in err
+    done = len(_epochs())
+    assert done < 18
+    time.sleep(0.7)
+    assert len(_epochs()) == done                # nobody was left behind
+    assert _run('tiny')[0] == 0 and _epochs() == ALL        # no epoch twice
+
+
+def test_killed_outright_the_next_call_waits_for_the_orphan_instead_of_running_it_twice(place):
+    environment = dict(os.environ, STAND_IN_SECONDS='0.5', PYTHONPATH=ROOT)
+    command = [sys.executable, '-m', 'results.reproduce', 'tiny', '--file', 'x.yaml', '--only', 'margin']
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    _until(lambda: len(_journal()) >= 1)
+    process.kill()
+    process.wait()
+    assert _run('tiny', '--only', 'margin')[0] == 0
+    assert _epochs() == [e for e in ALL if e[0].startswith('margin')]
+
+
+def _until(condition, seconds=60):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, 'waited too long'
+        time.sleep(0.05)
+
+
+def test_the_live_table_shows_what_runs_and_the_time_left(place, monkeypatch):
+    job = reproduce.expand(reproduce.load_experiments('x.yaml')['tiny'])[0]
+    others = reproduce.expand(reproduce.load_experiments('x.yaml')['tiny'])[1:]
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+    stream = Terminal()
+    board = reproduce.Board([job, *others], 2, stream)
+    board.start(job)
+    config = samples.config('margin', 5, dataset='GLYPHS', epochs=3, use_crops=True)
+    samples.write(job.log, [config, *samples.run_events(config['id'], [10.0], end=False)])
+    now = time.time()
+    monkeypatch.setattr(reproduce.time, 'time', lambda: now + 30)
+    lines = board.table()
+    assert lines[0].split() == ['run', 'epoch', 'recall@1', 'elapsed', 'left']
+    assert re.split(r'\s{2,}', lines[1]) == ['margin_seed5', '1/3', '10.00', '30 s', '1:00 min']
+    # 60 s of this one and 90 s each of five, two at a time
+    assert lines[2] == '0 of 6 done, 1 running, 5 to come; about 4:15 min left'
+    board.refresh()
+    board.end(reproduce.Outcome(job, 'finished', 90.0))
+    board.refresh()
+    assert '\x1b[3A\x1b[J' in stream.getvalue() and '1 of 6 done, 0 running' in stream.getvalue()
+
+
+@pytest.mark.parametrize('seconds, text', [(0, '0 s'), (59.4, '59 s'), (59.6, '1:00 min'), (754, '12:34 min'),
+                                           (11103, '3:05 h')])
+def test_durations(seconds, text):
+    assert reproduce.duration(seconds) == text
+
+
+@pytest.mark.parametrize('words, part', [
+    (['nothing'], "no experiment 'nothing'"), ([], 'say which experiment: tiny, sizes'),
+    (['sizes'], 'needs --data-path'),
+    (['tiny', '--only', 'margin,tea'], '--only tea'), (['tiny', '--gpus', 'a'], '--gpus a'),
+    (['tiny', '--backend', 'dask', '--jobs', '2'], 'one worker for each GPU'), (['tiny', '--jobs', '0'], "'0' is not"),
+    (['tiny', '--runs', 'x'], "'x' is not")])
+def test_wrong_use_is_one_sentence_and_status_2(place, words, part):
+    status, out, err = _run(*words)
+    assert status == 2 and part in err and out == '' and 'Traceback' not in err
+
+
+def test_list(place):
+    assert _run('--list')[1].split('\n')[0] == 'tiny                6 runs   A tiny one'
+
+
+# The file of experiments ----------------------------------------------------------------------------------------------
+
+def test_the_projects_own_file_declares_the_paper_and_glyphs():
+    specs = reproduce.load_experiments()
+    assert list(specs) == ['glyphs', 'cub-inception', 'cub-resnet50', 'cars196', 'sop', 'embedding-size', 'batch-size']
+    for name in list(specs)[:5]:
+        assert list(specs[name].algorithms) == [a.key for a in ALGORITHMS]
+    assert len(reproduce.expand(specs['glyphs'])) == 39 and not specs['glyphs'].needs_data
+    assert len(reproduce.expand(specs['embedding-size'])) == 8 * 6 * 3 and specs['embedding-size'].needs_data
+    assert len(reproduce.expand(specs['batch-size'])) == 6 * 5 * 3
+    for spec in specs.values():
+        jobs = reproduce.expand(spec)
+        assert len({job.log for job in jobs}) == len({job.prefix for job in jobs}) == len(jobs)
+
+
+def test_every_command_is_one_that_its_script_takes():
+    import importlib
+    for spec in reproduce.load_experiments().values():
+        for job in reproduce.expand(spec, runs=1, data_path='DIR' if spec.needs_data else None):
+            words = job.command(resume=True)
+            opt = importlib.import_module(words[1][:-3]).parse_args(words[2:])
+            assert reproduce._agrees(job, vars(opt)), words
+            assert opt.save_model_prefix == job.prefix and opt.logfile == job.log and opt.seed == job.seed
+
+
+@pytest.mark.parametrize('change, part', [
+    (('runs: 2', 'runs: 0'), '"runs"'), (('seed: 5', 'seed: x'), '"seed"'), (('margin:', 'tea:'), "'tea'"),
+    (('title:', 'titel:'), "'titel'"), (('lr: 0.01', 'seed: 3'), '--seed is set by'),
+    (('lr: 0.01', 'lr: {a: b}'), 'lr'), (('lr: 0.01', '--lr: 1'), 'leave the dashes out'),
+    (('[64, 128]', '64'), '"sweep"'), (('[64, 128]', '[]'), '"sweep"'),
+    (('[64, 128]', '[null]'), '"sweep"'), (('tiny:', '../tiny:'), 'is no name'), (('{dataset', '{{{dataset'), 'line'),
+    (('experiments:', 'experiment:'), 'no mapping'), (('lr: 0.01', 'lr: "a\\0b"'), 'passed'),
+    (('[margin]', '[]'), 'at least one'), (('lr: 0.01', 'lr: 2020-13-45'), 'x.yaml')])
+def test_a_mistake_in_the_file_is_one_sentence_that_names_it(place, change, part):
+    (place / 'x.yaml').write_text(FILE.replace(*change))
+    with pytest.raises(reproduce.ExperimentsError) as error:
+        reproduce.load_experiments('x.yaml')
+    assert part in str(error.value) and 'x.yaml' in str(error.value) and '\n' not in str(error.value)
+
+
+_TREE = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.dates(),
+                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+                         st.sampled_from(['experiments', 'tiny', 'runs', 'seed', 'flags', 'algorithms', 'sweep', 'lr',
+                                          'margin', '?', 'title']) | st.integers() | st.none(), inner, max_size=5),
+                     max_leaves=15)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(str.encode),
+                 _TREE.map(lambda v: yaml.dump(v).encode()),
+                 _TREE.map(lambda v: yaml.dump({'experiments': {'tiny': v}}).encode()),
+                 st.tuples(st.integers(0, len(FILE)), st.integers(0, 30), st.text(max_size=8)).map(
+                     lambda t: (FILE[:t[0]] + t[2] + FILE[t[0] + t[1]:]).encode())))
+def test_any_file_of_experiments_is_read_or_refused_in_one_sentence(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'x.yaml')
+        with open(path, 'wb') as file:
+            file.write(content)
+        try:
+            specs = reproduce.load_experiments(path)
+            for spec in specs.values():
+                for job in reproduce.expand(spec, runs=1):
+                    assert all(isinstance(word, str) for word in job.command())
+        except reproduce.ExperimentsError as error:
+            assert '\n' not in str(error)
+
+
+# A cluster ------------------------------------------------------------------------------------------------------------
+
+needs_dask = pytest.mark.skipif(importlib.util.find_spec('distributed') is None,
+                                reason='dask and distributed are not installed (requirements-cluster.txt)')
+
+
+@contextlib.contextmanager
+def _cluster(workers):
+    """A scheduler and workers of one run each, over TCP; gives the address and the workers."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    environment = dict(os.environ, PYTHONPATH=ROOT)
+    address = f'tcp://127.0.0.1:{port}'
+    base = [sys.executable, '-m', 'distributed.cli.dask_scheduler', '--host', '127.0.0.1', '--port', str(port),
+            '--no-dashboard', '--no-show']
+    worker = [sys.executable, '-m', 'distributed.cli.dask_worker', address, '--nthreads', '1', '--no-nanny',
+              '--no-dashboard', '--host', '127.0.0.1']
+    processes = []
+    with open('cluster.out', 'w') as output:
+        try:
+            for command in [base] + [worker] * workers:
+                processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
+            if workers:
+                from distributed import Client
+                with Client(address, timeout=60) as client:
+                    client.wait_for_workers(workers, timeout=60)
+            yield address, processes[1:]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+
+def _children(pid):
+    with open(f'/proc/{pid}/task/{pid}/children') as file:
+        found = [int(word) for word in file.read().split()]
+    for task in os.listdir(f'/proc/{pid}/task'):
+        with open(f'/proc/{pid}/task/{task}/children') as file:
+            found += [int(word) for word in file.read().split()]
+    return sorted(set(found))
+
+
+@needs_dask
+@pytest.mark.parametrize('whole_machine', [False, True])
+def test_a_worker_killed_midway_loses_nothing_and_nothing_runs_twice(place, monkeypatch, whole_machine):
+    """Only the worker dies, and its training process lives on; or the machine dies, both at once."""
+    monkeypatch.setenv('STAND_IN_SECONDS', '0.4')
+    monkeypatch.setenv('PYTHONPATH', ROOT)
+    with _cluster(2) as (address, workers):
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'results.reproduce', 'tiny', '--file', 'x.yaml', '--backend', 'dask', '--address',
+             address], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            _until(lambda: len(_journal()) >= 3 and _children(workers[0].pid))
+            victims = _children(workers[0].pid)
+            workers[0].kill()
+            if whole_machine:
+                for victim in victims:
+                    os.kill(victim, signal.SIGKILL)
+            out, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 0, out
+    assert '6 runs done, 0 failed' in out
+    jobs = reproduce.expand(reproduce.load_experiments('x.yaml')['tiny'])
+    for job in jobs:
+        [experiment] = read_log(job.log)                    # one experiment: gone on with, not begun again
+        assert experiment.runs[1].finished and [e.number for e in experiment.runs[1].epochs] == [1, 2, 3]
+    # an epoch that was under way when the machine died is done again, none that was saved
+    assert _epochs() == ALL
+    spans = {}
+    for log, _, pid, start, end, _ in _journal():
+        spans.setdefault(log, []).append((start, end, pid))
+    for own in spans.values():
+        own.sort()
+        assert all(a[1] <= b[0] for a, b in zip(own, own[1:])), 'two processes trained the same run'
+        assert len({pid for *_, pid in own}) <= 1 + whole_machine
+
+
+@needs_dask
+def test_a_single_worker_does_the_work_and_not_the_process_that_asks(place):
+    # joblib runs everything in its own process when it counts one worker
+    with _cluster(1) as (address, [worker]):
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'results.reproduce', 'tiny', '--file', 'x.yaml', '--only', 'margin', '--backend',
+             'dask', '--address', address], env=dict(os.environ, STAND_IN_SECONDS='0.3', PYTHONPATH=ROOT),
+            stdout=subprocess.PIPE, text=True)
+        _until(lambda: len(_journal()) >= 1)
+        assert _journal()[0][2] in _children(worker.pid)
+        assert process.communicate(timeout=60) and process.returncode == 0
+    assert _epochs() == [e for e in ALL if e[0].startswith('margin')]
+
+
+@needs_dask
+def test_a_cluster_that_is_not_there_is_one_sentence(place):
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    run = subprocess.run([sys.executable, '-c', 'import sys; from results import reproduce; import distributed; '
+                          'from unittest import mock; real = distributed.Client\n'
+                          'with mock.patch("distributed.Client", lambda a, timeout: real(a, timeout=2)):\n'
+                          f'    sys.exit(reproduce.main(["tiny", "--file", "x.yaml", "--backend", "dask", "--address", '
+                          f'"tcp://127.0.0.1:{port}"]))'], env=dict(os.environ, PYTHONPATH=ROOT), capture_output=True,
+                         text=True, timeout=120)
+    assert run.returncode == 2 and 'no Dask scheduler answers' in run.stderr and 'Traceback' not in run.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec('distributed') is not None, reason='dask is installed')
+def test_without_the_engine_the_command_says_what_to_install(place):
+    status, _, err = _run('tiny', '--backend', 'dask', '--address', 'tcp://127.0.0.1:1')
+    assert status == 2 and 'requirements-cluster.txt' in err
+
+
+@pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason='ray is not installed (requirements-cluster.txt)')
+def test_ray_runs_all_each_once(place, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', ROOT)
+    run = subprocess.run([sys.executable, '-m', 'results.reproduce', 'tiny', '--file', 'x.yaml', '--backend', 'ray'],
+                         capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0 and '6 runs done, 0 failed' in run.stdout, run.stdout + run.stderr
+    assert _epochs() == ALL
