@@ -1,4 +1,4 @@
-"""Heads for :class:`models.EmbeddingNet` that are more than one dense layer. None scales to unit length: the net does."""
+"""Heads of :class:`models.EmbeddingNet` that are more than a dense layer. None scales to unit length: the net does."""
 from __future__ import annotations
 
 from typing import Sequence

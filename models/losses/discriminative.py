@@ -11,8 +11,8 @@ class DiscriminativeLoss(gluon.loss.Loss):
         L = \frac{G}{B} \sum_i \Bigl( \|f_i - c_{y_i}\| - \frac{1}{3(C-1)} \sum_{m \neq y_i} \|f_i - c_m\| \Bigr)
 
     The centroids :math:`c_1 .. c_C` are the one-hot vectors of R^C, hence
-    :math:`\|f - c_m\|^2 = \|f\|^2 + 1 - 2 f_m`, which needs no B x C x C tensor. With K images of every class the sum of
-    D_ap - D_an over all triplets is at most 3 K (K - 1) (C - 1) B L / G.
+    :math:`\|f - c_m\|^2 = \|f\|^2 + 1 - 2 f_m`, which needs no B x C x C tensor. With K images of every class the sum
+    of D_ap - D_an over all triplets is at most 3 K (K - 1) (C - 1) B L / G.
 
     Parameters
     ----------

@@ -1,9 +1,10 @@
 """The search for the most violating medoids inside :class:`models.losses.ClusterLoss`, in NumPy on the host.
 
 It works on the matrix of distances alone, without gradients. A candidate medoid j takes over the points that are nearer
-to it than to their present medoid, the others are kept. So the contingency tables of *all* candidates follow from two
-masks (candidates x B) by matrix products with indicators of the present clusters, classes and their intersections, of
-which at most B are not empty: O(B^2) memory, and no loop over candidates or points.
+to it than to their present medoid; all else stays. So the contingency tables of *all* candidates follow from the
+present one by counting the pairs (candidate, point taken over), and entropies from the cells that change. With |S|
+medoids a candidate takes over about B / |S| points: a step costs O(B^2) for the distances and little more. Memory is
+O(B^2) too.
 """
 from __future__ import annotations
 
@@ -46,27 +47,38 @@ class MedoidSearch:
         self.n_log_n = n * np.log(np.maximum(n, 1)) / len(labels)      # H = log B - Σ n log n / B, n = sizes of groups
         self.class_entropy = self.log_b - self.n_log_n[sizes].sum()
 
-    def _sum_n_log_n(self, masks: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        """Σ n log n / B over the sizes n of the groups among the points of each mask: (M, B), (B,) -> (M,)."""
-        indicator = np.eye(groups.max() + 1, dtype=np.float32)[groups]
-        return self.n_log_n[(masks.astype(np.float32) @ indicator).astype(np.intp)].sum(axis=1)
-
     def scores(self, candidates: np.ndarray, nearest: np.ndarray, assigned: np.ndarray) -> np.ndarray:
         """A(S + {j}) for every candidate j.
 
-        S is given by the distance of each point to its `nearest` medoid and the cluster 0, 1, ... it is `assigned` to
-        (S empty: infinite and 0).
+        S is given by the distance of each point to its `nearest` medoid and the cluster 0, 1, ... it is `assigned` to.
         """
         distances = self.distances[candidates]
         f = -np.minimum(distances, nearest).sum(axis=1)                                     # F(X, S + {j})
-        taken = distances < nearest
-        kept = ~taken
-        cells = np.unique(assigned * self.num_classes + self.labels, return_inverse=True)[1]
-        cluster_entropy = self.log_b - self._sum_n_log_n(kept, assigned) - self.n_log_n[taken.sum(axis=1)]
-        joint_entropy = self.log_b - self._sum_n_log_n(kept, cells) - self._sum_n_log_n(taken, self.labels)
-        return f + self.gamma * (1 - self._nmi(cluster_entropy, joint_entropy))
+        rows, points = np.nonzero(distances < nearest)                                      # who takes over whom
+        cells = assigned * self.num_classes + self.labels                                   # (cluster, class)
+        taken = np.bincount(rows, minlength=len(candidates))
+        clusters = self._after_loss(rows, points, assigned, len(candidates)) + self.n_log_n[taken]
+        joint = (self._after_loss(rows, points, cells, len(candidates))
+                 + self._of_gain(rows, points, self.labels, len(candidates)))
+        return f + self.gamma * (1 - self._nmi(clusters, joint))
 
-    def _nmi(self, cluster_entropy: np.ndarray, joint_entropy: np.ndarray) -> np.ndarray:
+    def _after_loss(self, rows: np.ndarray, points: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+        """Σ n log n / B over the sizes n of `groups` (B,) once each of `count` candidates has taken its points away."""
+        sizes = np.bincount(groups)
+        keys, lost = np.unique(rows * len(sizes) + groups[points], return_counts=True)
+        before = sizes[keys % len(sizes)]
+        change = self.n_log_n[before - lost] - self.n_log_n[before]
+        return self.n_log_n[sizes].sum() + np.bincount(keys // len(sizes), weights=change, minlength=count)
+
+    def _of_gain(self, rows: np.ndarray, points: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+        """Σ n log n / B over the sizes n of `groups` among the points that each candidate takes over."""
+        width = groups.max() + 1
+        keys, gained = np.unique(rows * width + groups[points], return_counts=True)
+        return np.bincount(keys // width, weights=self.n_log_n[gained], minlength=count)
+
+    def _nmi(self, clusters: np.ndarray, joint: np.ndarray) -> np.ndarray:
+        """NMI from Σ n log n / B over the clusters and over the cells of the contingency table."""
+        cluster_entropy, joint_entropy = self.log_b - clusters, self.log_b - joint
         information = self.class_entropy + cluster_entropy - joint_entropy
         product = self.class_entropy * cluster_entropy
         alike = (self.num_classes == 1) & (cluster_entropy < 1e-9)
@@ -75,22 +87,20 @@ class MedoidSearch:
     def assign(self, medoids: np.ndarray) -> Tuple[np.ndarray, float]:
         """g(S) as clusters 0, 1, ... in the order of `medoids`, and its Δ."""
         assigned = self.distances[:, medoids].argmin(axis=1)
-        everything = np.ones((1, len(assigned)), dtype=bool)
-        cells = np.unique(assigned * self.num_classes + self.labels, return_inverse=True)[1]
-        return assigned, 1 - float(self._nmi(self.log_b - self._sum_n_log_n(everything, assigned),
-                                             self.log_b - self._sum_n_log_n(everything, cells))[0])
+        clusters, joint = (self.n_log_n[np.bincount(groups)].sum()
+                           for groups in (assigned, assigned * self.num_classes + self.labels))
+        return assigned, 1 - float(self._nmi(clusters, joint))
 
     def greedy(self) -> np.ndarray:
         """Algorithm 1: from the empty set, adds the best point until there are as many medoids as classes."""
-        batch = len(self.labels)
-        nearest, assigned = np.full(batch, np.inf), np.zeros(batch, dtype=np.intp)
-        free, medoids = np.ones(batch, dtype=bool), []
-        for k in range(self.num_classes):
-            candidates = np.flatnonzero(free)
+        # One cluster has the same Δ whatever its medoid, so the first one is best by F alone.
+        medoids = [_first_best(-self.distances.sum(axis=1))]
+        nearest, assigned = self.distances[medoids[0]], np.zeros(len(self.labels), dtype=np.intp)
+        for k in range(1, self.num_classes):
+            candidates = np.delete(np.arange(len(self.labels)), medoids)
             j = candidates[_first_best(self.scores(candidates, nearest, assigned))]
             assigned[self.distances[j] < nearest] = k
             nearest = np.minimum(nearest, self.distances[j])
-            free[j] = False
             medoids.append(j)
         return np.array(medoids)
 
@@ -99,6 +109,8 @@ class MedoidSearch:
 
         The points are assigned anew after every swap, so the score never falls.
         """
+        if len(medoids) == 1:
+            return medoids                                                # the greedy choice is the best there is
         medoids = medoids.copy()
         to_medoids = self.distances[:, medoids]                                              # (B, |S|)
         for _ in range(max_rounds):
@@ -108,7 +120,7 @@ class MedoidSearch:
                 if len(members) < 2:
                     continue
                 to_medoids[:, k] = np.inf                                                    # S without its k-th medoid
-                members = np.append(medoid, members[members != medoid])                      # stays if no other is better
+                members = np.append(medoid, members[members != medoid])              # stays if no other is better
                 scores = self.scores(members, to_medoids.min(axis=1), to_medoids.argmin(axis=1))
                 medoids[k] = members[_first_best(scores)]
                 swapped |= medoids[k] != medoid

@@ -95,8 +95,9 @@ class ProxyLoss(gluon.loss.Loss):
     def _proxymargin(self, F, cosine, labels, beta):
         distance = F.sqrt(F.maximum(2 - 2 * cosine, EPS))                          # D (B, C)
         beta_y = F.take(beta, labels)                                              # the class's, not the position's
-        other = F.one_hot(labels, self._num_classes, on_value=0, off_value=1)      # z != y
-        positive = F.relu(self._margin + F.pick(distance, labels) - beta_y)
-        negative = F.relu(F.broadcast_sub(F.expand_dims(beta_y + self._margin, axis=1), distance)) * other
-        count = F.BlockGrad(F.sum(positive > 0) + F.sum(negative > 0))
-        return (F.sum(positive) + F.sum(negative)) / F.maximum(count, 1)
+        d_y = F.pick(distance, labels)
+        positive = F.relu(self._margin + d_y - beta_y)
+        own = F.relu((self._margin + beta_y) - d_y)                                # z = y, to be taken out again
+        negative = F.relu(F.broadcast_sub(F.expand_dims(self._margin + beta_y, axis=1), distance))
+        count = F.BlockGrad(F.sum(positive > 0) + F.sum(F.sum(negative > 0, axis=1) - (own > 0)))
+        return (F.sum(positive) + F.sum(F.sum(negative, axis=1) - own)) / F.maximum(count, 1)

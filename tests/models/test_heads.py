@@ -11,6 +11,11 @@ from models.heads import BottleneckHead, DiscriminativeHead, NormProxyHead
 FEATURES = np.random.RandomState(0).normal(3, 2, size=(6, 10)).astype(np.float32)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    mx.random.seed(5)
+
+
 def ready(head, hybridize=True):
     head.initialize()
     if hybridize:
@@ -88,7 +93,9 @@ def test_discriminative_head_gives_both_layers(hybridize):
 
 
 @pytest.mark.parametrize('head, width', [
-    (NormProxyHead(4), 4), (NormProxyHead(0, fc=False), 10), (BottleneckHead([8], 4), 4), (DiscriminativeHead(4, 7), 7)])
+    (NormProxyHead(4), 4), (NormProxyHead(0, fc=False), 10), (BottleneckHead([32], 4), 4),
+    (DiscriminativeHead(4, 7), 7),
+])
 def test_the_net_normalises_what_the_head_gives(head, width):
     class Backbone(mx.gluon.HybridBlock):
         mean, std, features_dim = np.zeros(3), np.ones(3), 10

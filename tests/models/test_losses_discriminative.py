@@ -62,9 +62,10 @@ def test_embeddings_on_their_centroids(squared):
 
 @pytest.mark.parametrize('batch_size', [2, 5, 64, 300])
 def test_a_step_moves_to_the_own_centroid_whatever_the_batch_size(batch_size):
-    """The known mistake: a gain from the batch size that turns the objective round where the batch is smaller than C."""
+    """The known mistake: a gain made of the batch size, which turns the objective round where that is below C."""
     num_classes, rng = 100, np.random.RandomState(0)
-    f, labels = loss_cases.normalise(rng.normal(size=(batch_size, num_classes))), rng.randint(num_classes, size=batch_size)
+    f = loss_cases.normalise(rng.normal(size=(batch_size, num_classes)))
+    labels = rng.randint(num_classes, size=batch_size)
     value, grad = loss_cases.value_and_gradient(make(num_classes), f, labels)
     moved = loss_cases.normalise(f - 0.1 * batch_size * grad)
     rows = np.arange(batch_size)
@@ -77,8 +78,8 @@ def test_a_step_moves_to_the_own_centroid_whatever_the_batch_size(batch_size):
 
 @pytest.mark.parametrize('spread', [0.0, 0.1, 0.5, 3.0])
 def test_bounds_the_triplet_loss(spread):
-    """The theorem: with K images of each of C classes, the sum of D_ap - D_an over all triplets is at most 3 K (K - 1) (C - 1) B L,
-    and equal to that where all images lie on their centroids."""
+    """The theorem: with K images of each of C classes, the sum of D_ap - D_an over all triplets is at most
+    3 K (K - 1) (C - 1) B L, and equal to that where all images lie on their centroids."""
     num_classes, k, rng = 4, 3, np.random.RandomState(0)
     labels = rng.permutation(np.repeat(np.arange(num_classes), k))
     f = loss_cases.normalise(np.eye(num_classes)[labels] + spread * rng.normal(size=(len(labels), num_classes)))

@@ -35,9 +35,10 @@ def proxies_of(loss):
 @pytest.mark.parametrize('batch', RANDOM, ids=lambda batch: batch.name)
 def test_value_and_gradients_match_the_oracle(batch, sigma, smooth, hybridize):
     loss = make(batch.num_classes, hybridize, temperature=sigma, label_smooth=smooth)
-    loss_cases.assert_matches_oracle(loss, lambda x, y: norm_proxy_loss(x, y, proxies_of(loss), sigma, smooth), batch)
-    expected = loss_cases.numeric_gradient(
-        lambda p: norm_proxy_loss(batch.embeddings.astype(np.float64), batch.labels, p, sigma, smooth), proxies_of(loss))
+    proxies = proxies_of(loss)
+    loss_cases.assert_matches_oracle(loss, lambda x, y: norm_proxy_loss(x, y, proxies, sigma, smooth), batch)
+    x = batch.embeddings.astype(np.float64)
+    expected = loss_cases.numeric_gradient(lambda p: norm_proxy_loss(x, batch.labels, p, sigma, smooth), proxies)
     np.testing.assert_allclose(loss.proxies.grad().asnumpy(), expected, atol=1e-4 * np.abs(expected).max())
 
 
@@ -68,7 +69,7 @@ def test_zero_embeddings_are_chance():
 
 
 def test_own_proxy_attracts():
-    """The known mistake is the sign: a gradient step, of embeddings or proxies, must raise the similarity to the own proxy."""
+    """The known mistake is the sign: a step down the gradient must raise the similarity to the own proxy."""
     batch = RANDOM[3]
     loss = make(batch.num_classes)
 

@@ -1,4 +1,4 @@
-"""Facility-location clustering loss, by brute force from arXiv:1612.01213v2: every candidate set is scored from scratch."""
+"""Facility-location clustering loss by brute force, arXiv:1612.01213v2: every set of medoids is scored from scratch."""
 from __future__ import annotations
 
 import itertools
@@ -54,7 +54,7 @@ def score(d: List[List[float]], y: Sequence[int], medoids: Sequence[int], gamma:
 
 
 def better(s: float, best: float) -> bool:
-    """Is `s` higher than `best` by more than rounding? Ties, which go to the point with the lower number, are common."""
+    """Is `s` higher than `best` by more than rounding? Ties are common; they go to the lower index."""
     return s > best + 1e-11 * max(1.0, abs(best))
 
 

@@ -49,7 +49,8 @@ def triplet_proxy_loss(x: np.ndarray, labels: np.ndarray, proxies: np.ndarray, t
     return total / count
 
 
-def margin_proxy_loss(x: np.ndarray, labels: np.ndarray, proxies: np.ndarray, betas: np.ndarray, alpha: float = 0.2) -> float:
+def margin_proxy_loss(x: np.ndarray, labels: np.ndarray, proxies: np.ndarray, betas: np.ndarray,
+                      alpha: float = 0.2) -> float:
     total, count, proxies = 0.0, 0, unit_rows(proxies)
     for e, y in zip(unit_rows(x), labels):
         for z in range(len(proxies)):
@@ -60,7 +61,8 @@ def margin_proxy_loss(x: np.ndarray, labels: np.ndarray, proxies: np.ndarray, be
     return total / max(count, 1)
 
 
-def norm_proxy_loss(x: np.ndarray, labels: np.ndarray, proxies: np.ndarray, sigma: float = 0.05, smooth: float = 0.1) -> float:
+def norm_proxy_loss(x: np.ndarray, labels: np.ndarray, proxies: np.ndarray, sigma: float = 0.05,
+                    smooth: float = 0.1) -> float:
     classes, total, proxies = range(len(proxies)), 0.0, unit_rows(proxies)
     for e, y in zip(unit_rows(x), labels):
         logits = [sum(a * b for a, b in zip(e, p)) / sigma for p in proxies]
