@@ -17,10 +17,10 @@ class RankedListLoss(Loss):
         N^*_i = \{ j : y_j \ne y_i, D_{ij} < \alpha \}
 
     .. math::
-        L_P = \frac{1}{|P^*_i|} \sum_{j \in P^*_i} (D_{ij} - (\alpha - m)) ,
-        L_N = \sum_{j \in N^*_i} \frac{w_{ij}}{\sum_k w_{ik}} (\alpha - D_{ij}) , \qquad w_{ij} = e^{T (\alpha - D_{ij})}
+        L_P = \frac{1}{|P^*_i|} \sum_{j \in P^*_i} (D_{ij} - (\alpha - m)) , \qquad
+        L_N = \sum_{j \in N^*_i} \frac{w_{ij}}{\sum_k w_{ik}} (\alpha - D_{ij})
 
-    .. math:: L_i = (1 - \lambda) L_P + \lambda L_N
+    .. math:: w_{ij} = e^{T (\alpha - D_{ij})} , \qquad L_i = (1 - \lambda) L_P + \lambda L_N
 
     L is the mean of :math:`L_i` over the queries that have a non-trivial pair. No gradient flows through w.
 

@@ -30,7 +30,7 @@ def test_squared_distances_whatever_the_offset_and_scale(offset, scale):
         expected = exact(x.astype(np.float64), (x if other is None else other).astype(np.float64))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=bound)
     expected = exact(x.astype(np.float64), x.astype(np.float64))
-    np.testing.assert_allclose(host_squared_distances(x), expected, rtol=1e-6, atol=1e-14 * scale ** 2)
+    np.testing.assert_allclose(host_squared_distances(x), expected, rtol=1e-9, atol=1e-14 * (scale ** 2 + offset ** 2))
 
 
 def test_coinciding_points_have_distance_and_gradient_zero():

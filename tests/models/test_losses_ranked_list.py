@@ -21,7 +21,8 @@ def make(hybridize=True, **kwargs):
 
 @pytest.mark.parametrize('hybridize', [False, True])
 @pytest.mark.parametrize('options', [
-    {}, {'lam': 0.2}, {'alpha': 1.0, 'margin': 0.6, 'temperature': 3.0}, {'alpha': 0.7, 'margin': 0.3}], ids=str)
+    {}, {'lam': 0.2}, {'alpha': 1.0, 'margin': 0.6, 'temperature': 3.0}, {'alpha': 0.7, 'margin': 0.3},
+    {'alpha': 0.3, 'margin': 0.5}], ids=str)
 @pytest.mark.parametrize('batch', RANDOM, ids=lambda batch: batch.name)
 def test_value_and_gradient_match_the_oracle(batch, options, hybridize):
     fixed = batch.embeddings.astype(np.float64)
