@@ -1,106 +1,118 @@
-"""Embed a set of images and score the embedding: recall@k, MAP@R, R-precision and NMI.
+"""Embed a set of images, and score the embedding: recall@k, MAP@R, R-precision and NMI.
 
-MAP@R and R-precision follow K. Musgrave, S. Belongie, S. Lim, "A Metric Learning Reality Check",
-arXiv:2003.08505, section 4.1; recall@k is that of H. Oh Song et al., arXiv:1511.06452.
+    python -m common.evaluation --embeddings E.npz
+    python -m common.evaluation --model X-best.params --script train_margin --backbone resnet50_v2 --dataset CUB ...
+
+`common.retrieval` says how the metrics are defined, `common.clustering` where the NMI's clusters come from, and
+`common.score` what the commands do.
 """
 from __future__ import annotations
 
 import collections
-from typing import Callable, Iterable, Optional, Sequence
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import mxnet as mx
 import numpy as np
 
-from .clustering import kmeans, nmi
-from .retrieval import EvaluationError, recall_at_k, retrieval_metrics
+from common.clustering import kmeans, nmi
+from common.pictures import retrieval_picture
+from common.retrieval import EvaluationError, check_inputs, recall_at_k, retrieval_metrics
 
-__all__ = ['EvaluationError', 'embed', 'evaluate', 'kmeans', 'nmi', 'recall_at_k']
+__all__ = ['EvaluationError', 'embed', 'evaluate', 'kmeans', 'nmi', 'recall_at_k', 'retrieval_picture']
 
 DEFAULT_KS = (1, 2, 4, 8, 16, 32)
+LATE = 2                # batches whose embeddings may be under way on the device
 
 
 def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.ndarray] = None,
              gallery_labels: Optional[np.ndarray] = None, ks: Sequence[int] = DEFAULT_KS, with_nmi: bool = True,
-             ctx=None, seed: int = 0) -> 'collections.OrderedDict[str, float]':
+             ctx: Optional[mx.Context] = None, seed: int = 0) -> Dict[str, float]:
     """All metrics of an embedding, in percent.
 
     Parameters
     ----------
     embeddings : (N, E) float array, the queries.
     labels : (N,) int array, their classes.
-    gallery, gallery_labels : the set that is searched, if it is not the queries themselves (In-shop protocol).
+    gallery, gallery_labels : the set that is searched (In-shop protocol); None: the queries themselves.
     ks : the k of recall@k.
-    with_nmi : also cluster the queries (k-means into as many clusters as they have classes) and give the NMI.
-    ctx : device for the computation; default CPU.
+    with_nmi : whether to cluster the queries, by k-means into as many clusters as they have classes, for the NMI.
+    ctx : device; a CPU (the default) is served by NumPy.
     seed : of the k-means.
 
     Returns
     -------
-    OrderedDict 'recall@1', ..., 'map@r', 'r_precision', 'nmi' (geometric mean; only if `with_nmi`) -> percent.
+    OrderedDict of 'recall@1', ..., 'map@r', 'r_precision' and, if `with_nmi`, 'nmi' (geometric mean), in percent.
 
     Raises
     ------
-    EvaluationError : NaN or infinite embeddings, wrong lengths, an empty gallery, one image only.
+    EvaluationError : NaN or infinite embeddings, labels of another length, an empty gallery, one image only.
     """
+    embeddings, labels, *_ = check_inputs(embeddings, labels, gallery, gallery_labels)
     metrics = retrieval_metrics(embeddings, labels, gallery, gallery_labels, ks=ks, ctx=ctx)
     if with_nmi:
-        labels = np.asarray(labels)
         clusters, _, _ = kmeans(embeddings, len(np.unique(labels)), ctx=ctx, seed=seed)
         metrics['nmi'] = 100.0 * nmi(labels, clusters)
     return metrics
 
 
-def embed(net: Callable, loader: Iterable, ctx: Sequence[mx.Context]):
-    """Embed all images of a loader.
+def embed(net: Callable, loader: Iterable, ctx: Union[mx.Context, Sequence[mx.Context]],
+          ) -> Tuple[Union[np.ndarray, Dict[str, np.ndarray]], np.ndarray]:
+    """Embeds all images of a loader.
 
-    Every batch that reaches the network has the same shape (the last one is padded with zeros, and the padding's
-    embeddings are cut off), so that a hybridized network is compiled once. Results are fetched two batches late:
-    MXNet computes while the next images are decoded.
+    Every batch that reaches the network has the shape of the first one (a smaller one is filled up with black images,
+    whose embeddings are cut off), so that a hybridized network is compiled once. Embeddings are fetched late: MXNet
+    computes while the next images are decoded.
 
     Parameters
     ----------
     net : callable from (B, H, W, 3) uint8 NDArray to (B, E) NDArray, or to an OrderedDict name -> (B, E) NDArray.
-    loader : iterable of batches with `.images` (B, H, W, 3) uint8 and `.labels` (B,) NumPy arrays.
+    loader : iterable of batches with `.images` (B, H, W, 3) uint8 and `.labels` (B,), NumPy arrays.
     ctx : devices; every batch is split over them.
 
     Returns
     -------
-    embeddings : (N, E) float32 array, or an OrderedDict of them if the network has several outputs.
+    embeddings : (N, E) float32 array, or an OrderedDict of them if the network returns one.
     labels : (N,) int64 array.
+
+    Raises
+    ------
+    EvaluationError : the loader has no images.
     """
-    ctx = list(ctx) if isinstance(ctx, (list, tuple)) else [ctx]
-    share = None                # images for each device in one batch, fixed by the first batch
-    pending = collections.deque()
-    columns, labels = collections.OrderedDict(), []
-    single = True
+    devices = list(ctx) if isinstance(ctx, (list, tuple)) else [ctx]
+    share = 0                                   # images of one batch for each device
+    pending, labels = collections.deque(), []
+    blocks: Dict[Optional[str], List[np.ndarray]] = collections.OrderedDict()
 
     def fetch():
-        parts, count = pending.popleft()
-        for name in parts[0]:
-            rows = np.concatenate([part[name].asnumpy() for part in parts])[:count]
-            columns.setdefault(name, []).append(rows.astype(np.float32, copy=False))
+        outputs, count = pending.popleft()
+        for name in outputs[0]:
+            rows = np.concatenate([output[name].asnumpy() for output in outputs])[:count]
+            blocks.setdefault(name, []).append(rows.astype(np.float32, copy=False))
 
     for batch in loader:
-        images = np.asarray(batch.images)
         labels.append(np.asarray(batch.labels, dtype=np.int64))
-        if share is None:
-            share = -(-len(images) // len(ctx))
-        for start in range(0, len(images), share * len(ctx)):
-            chunk = images[start:start + share * len(ctx)]
-            count = len(chunk)
-            if count < share * len(ctx):
-                chunk = np.concatenate([chunk, np.zeros((share * len(ctx) - count,) + chunk.shape[1:], chunk.dtype)])
-            parts = []
-            for i, device in enumerate(ctx):
-                out = net(mx.nd.array(chunk[i * share:(i + 1) * share], ctx=device, dtype=chunk.dtype))
-                single = not isinstance(out, dict)
-                parts.append(collections.OrderedDict([('', out)]) if single else out)
-            pending.append((parts, count))
-            if len(pending) > 2:
+        share = share or -(-len(batch.images) // len(devices))
+        whole = share * len(devices)
+        for start in range(0, len(batch.images), whole):
+            images = batch.images[start:start + whole]
+            count = len(images)
+            if count < whole:
+                images = np.concatenate([images, np.zeros((whole - count,) + images.shape[1:], images.dtype)])
+            outputs = []
+            for i, device in enumerate(devices):
+                output = net(mx.nd.array(images[i * share:(i + 1) * share], ctx=device, dtype=images.dtype))
+                outputs.append(output if isinstance(output, dict) else {None: output})
+            pending.append((outputs, count))
+            if len(pending) > LATE:
                 fetch()
     while pending:
         fetch()
     if not labels:
         raise EvaluationError('there are no images to embed')
-    arrays = collections.OrderedDict((name, np.concatenate(rows)) for name, rows in columns.items())
-    return (arrays[''] if single else arrays), np.concatenate(labels)
+    arrays = collections.OrderedDict((name, np.concatenate(rows)) for name, rows in blocks.items())
+    return arrays.get(None, arrays), np.concatenate(labels)
+
+
+if __name__ == '__main__':
+    from common.score import command
+    command()
