@@ -94,6 +94,13 @@ def test_huge_sizes_neither_take_memory_nor_time(tmp_path):
         read(tmp_path, good.replace(size, struct.pack('<ii', 2 ** 31 - 1, 2 ** 31 - 1)))
 
 
+def test_a_damaged_compressed_variable_is_refused(tmp_path):
+    content = bytearray(saved(CONTENT, do_compression=True))
+    content[-1] ^= 1
+    with pytest.raises(ValueError, match='damaged MATLAB 5 file.*incorrect data check'):
+        read(tmp_path, bytes(content))
+
+
 @pytest.mark.parametrize('compress', [False, True])
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
