@@ -187,7 +187,7 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress
             with open(part, 'ab' if have else 'wb') as file, \
                     tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=os.path.basename(part)[:-5],
                          disable=None if progress else True, leave=False) as bar:
-                while True:
+                while True:     # a connection that ends before Content-Length is an IncompleteRead of urllib3's
                     block = response.raw.read(CHUNK, decode_content=False)
                     if not block:
                         break
@@ -196,8 +196,6 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress
                     bar.update(len(block))
                     if have > limit:
                         raise _MirrorError('the file has more than %d bytes, which cannot be right' % limit)
-            if total is not None and have < total:
-                raise _Retry('the connection ended after %d of %d bytes' % (have, total))
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema,
             requests.exceptions.TooManyRedirects, UnicodeError) as error:
         raise _MirrorError(_reason(error)) from None

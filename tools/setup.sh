@@ -51,6 +51,15 @@ find_python() {
     fail "No usable Python found: MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with venv (Debian: python3-venv); if you have one, name it with make PYTHON=/path/to/python."
 }
 
+# Starts MXNet once; a missing system library is worth a line of its own. What is installed stays.
+try_mxnet() {
+    if ! problem=$("$VENV/bin/python" -W ignore -c 'import mxnet' 2>&1); then
+        fail "MXNet ($mxnet) is installed but does not start: $(printf '%s\n' "$problem" | tail -n 1)" \
+            "(Debian: apt-get install libgomp1 libquadmath0; a CUDA build needs its CUDA, cuDNN and NCCL on LD_LIBRARY_PATH; without a GPU: make MXNET=mxnet)"
+    fi
+    echo 'starts: yes' >> "$stamp"
+}
+
 checksum=$(cat requirements-common.txt requirements-dev.txt requirements.txt requirements-cpu.txt \
     tools/opencv-python/pyproject.toml | cksum)
 
@@ -59,8 +68,10 @@ mxnet=${MXNET:-${installed_mxnet:-$(default_mxnet)}}
 
 if [ -e "$stamp" ] && [ "$(sed -n 's/^requirements: //p' "$stamp")" = "$checksum" ] \
     && [ "$installed_mxnet" = "$mxnet" ] && version=$(usable "$VENV/bin/python"); then
-    [ -z "$PYTHON" ] && exit 0
-    [ "$(usable "$PYTHON" || true)" = "$version" ] && exit 0
+    if [ -z "$PYTHON" ] || [ "$(usable "$PYTHON" || true)" = "$version" ]; then
+        grep -q '^starts: yes$' "$stamp" || try_mxnet
+        exit 0
+    fi
 fi
 
 python=$(find_python)
@@ -87,10 +98,7 @@ quiet=--quiet
 # shellcheck disable=SC2086
 "$VENV/bin/python" -m pip install $quiet --disable-pip-version-check "$@" -r requirements-dev.txt
 
-if ! problem=$("$VENV/bin/python" -W ignore -c 'import mxnet' 2>&1); then
-    fail "MXNet ($mxnet) was installed but does not start: $(printf '%s\n' "$problem" | tail -n 1)" \
-        "(Debian: apt-get install libgomp1 libquadmath0; a CUDA build needs its CUDA, cuDNN and NCCL on LD_LIBRARY_PATH; without a GPU: make MXNET=mxnet)"
-fi
 printf 'requirements: %s\nmxnet: %s\n' "$checksum" "$mxnet" > "$stamp.new"
 mv "$stamp.new" "$stamp"
 rm -f "$VENV/dml-playground.making"
+try_mxnet
