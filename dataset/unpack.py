@@ -104,7 +104,6 @@ def _write(source: IO[bytes], target: str, size: int, archive: str) -> None:
                     raise DatasetError('%s is cut off inside %s.' % (archive, os.path.basename(target)))
                 file.write(block)
                 left -= len(block)
-            source.read(1)      # at its end a zip member's checksum is compared
     except FileExistsError:
         raise DatasetError('%s holds %s twice.' % (archive, os.path.basename(target))) from None
 
