@@ -348,6 +348,7 @@ def test_sop_in_the_archives_own_folder(tmp_path):
     (['0 1 1 bicycle_final/2_2.JPG', '1 1 1 bicycle_final/2_2.JPG'], ['Ebay_train.txt', 'twice']),
     (['0 1 1 bicycle_final/2_2.JPG', '1 3 1 bicycle_final/2_3.JPG'], ['Ebay_train.txt', 'class 3']),
     (['0 1 1 bicycle_final/2_2.JPG', '1 2 1 bicycle_final/2_3.JPG'], ['2 training images', 'SOP has 4']),
+    (['0 1 1 /Ebay_test.txt'], ['Ebay_train.txt', 'leads out']),
     (['0 %d 1 bicycle_final/2_2.JPG' % 2 ** 70], ['Ebay_train.txt', '64']),
     ([''], ['Ebay_train.txt', 'empty']),
 ])
