@@ -11,6 +11,11 @@ from mxnet.gluon.loss import Loss
 from .distances import distances, host_squared_distances, same_class, weighted_sum
 
 
+def log_inverse_q(d: np.ndarray, dim: int) -> np.ndarray:
+    """Log of 1 / q(d), up to a constant: how rare the distance d is between random points on the sphere in R^dim."""
+    return (2 - dim) * np.log(d) + (3 - dim) / 2 * np.log(1 - d * d / 4)
+
+
 class MarginLoss(Loss):
     r"""Margin loss (eq. 4 to 8).
 
@@ -74,20 +79,23 @@ class MarginLoss(Loss):
         """How often each ordered pair enters the loss, (B, B) float32: a positive pair once, a negative as drawn."""
         batch, dim = embeddings.shape
         same = labels[:, None] == labels
-        positives = same & ~np.eye(batch, dtype=bool)
+        pairs = (same & ~np.eye(batch, dtype=bool)).astype(np.float32)
         d = np.sqrt(host_squared_distances(embeddings), dtype=np.float32)
         near = ~same & (d < self._range[1])
-        np.clip(d, *self._range, out=d)
-        log_weights = (2 - dim) * np.log(d) + (3 - dim) / 2 * np.log(1 - d * d / 4)
-        log_weights[~near] = -np.inf
-        fallback = ~near.any(axis=1)
-        log_weights[fallback] = np.where(same[fallback], -np.inf, 0)
+        log_w = log_inverse_q(np.clip(d, *self._range, out=d), dim)
+        del d  # B x B
+        log_w[~near] = -np.inf
+        far, alone = ~near.any(axis=1), same.all(axis=1)
+        log_w[far] = np.where(same[far], -np.inf, 0)
+        log_w[alone] = 0  # no negative at all: not drawn from
 
-        anchors = np.nonzero(positives & ~same.all(axis=1, keepdims=True))[0]
-        log_weights[same.all(axis=1)] = 0  # no negative at all: never drawn from
-        cdf = np.exp(log_weights - log_weights.max(axis=1, keepdims=True)).cumsum(axis=1, dtype=np.float64)
+        log_w -= log_w.max(axis=1, keepdims=True)
+        cdf = np.exp(log_w, out=log_w).cumsum(axis=1, dtype=np.float64)
         cdf /= cdf[:, -1:]
         cdf += np.arange(batch)[:, None]  # row i now covers (i, i + 1]: one search serves all anchors
+        anchors = np.nonzero(pairs)[0]
+        anchors = anchors[~alone[anchors]]
         draws = self._rng.random_sample(len(anchors)) * (1 - 1e-9)  # keeps i + draw below i + 1 after rounding
-        drawn = np.searchsorted(cdf.ravel(), anchors + draws, side='right')
-        return (positives + np.bincount(drawn, minlength=batch * batch).reshape(batch, batch)).astype(np.float32)
+        drawn, times = np.unique(np.searchsorted(cdf.ravel(), anchors + draws, side='right'), return_counts=True)
+        pairs.ravel()[drawn] += times
+        return pairs

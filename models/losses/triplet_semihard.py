@@ -53,19 +53,21 @@ class TripletSemihardLoss(Loss):
         weights : (B, B) float32, 1 / |P| at (a, p) in P, else 0
         negatives : (B, B) int32, at (a, p) the place a B + n* of D²_an* in the flattened matrix of distances
         """
-        batch = len(labels)
-        d2 = host_squared_distances(embeddings).astype(np.float32)
+        batch, places = len(labels), np.arange(len(labels), dtype=np.int32)
         same = labels[:, None] == labels
-        # Half a unit in the last place more for the own class: at equal distance, negatives sort before positives.
-        order = np.argsort(d2 + 0.5 * same * np.spacing(d2), axis=1)
+        d2 = host_squared_distances(embeddings).astype(np.float32).astype(np.float64)
+        # Half a unit in the last place of float32 more for the own class: at equal distance, negatives sort before it.
+        d2[same] += 0.5 * np.spacing(d2[same].astype(np.float32))
+        order = np.argsort(d2, axis=1)
         negative = ~np.take_along_axis(same, order, axis=1)
-        place = np.where(negative, np.arange(batch), batch)
-        following = np.minimum.accumulate(place[:, ::-1], axis=1)[:, ::-1]  # the nearest negative behind each place
-        last = np.where(negative, np.arange(batch), -1).max(axis=1, keepdims=True)
-        following = np.where(following < batch, following, last)
+        following = np.where(negative, places, batch)
+        following = np.minimum.accumulate(following[:, ::-1], axis=1)[:, ::-1]  # the nearest negative behind each place
+        last = batch - 1 - negative[:, ::-1].argmax(axis=1)  # the farthest negative, if there is any
 
-        a, place_p = np.nonzero(~negative & (order != np.arange(batch)[:, None]) & (last >= 0))
-        p, n = order[a, place_p], order[a, following[a, place_p]]
+        a, place_p = np.nonzero(~negative & (order != places[:, None]) & negative.any(axis=1, keepdims=True))
+        place_n = following[a, place_p]
+        place_n = np.where(place_n < batch, place_n, last[a])
+        p, n = order[a, place_p], order[a, place_n]
         weights, negatives = np.zeros((batch, batch), np.float32), np.zeros((batch, batch), np.int32)
         weights[a, p], negatives[a, p] = 1 / max(len(a), 1), a * batch + n
         return weights, negatives
