@@ -50,8 +50,8 @@ def convert(source: str, model: str, target: str) -> str:
     OSError
         `target` cannot be written.
     """
-    backbone = get_backbone(model)
     arrays = _read(source)
+    backbone = get_backbone(model)
     try:
         note, converted = _convert(arrays, backbone)
         pairs = weights.fit(backbone, backbone.named, converted, backbone.removed)

@@ -160,7 +160,8 @@ def read(path: str) -> Arrays:
     except ModelError as error:
         raise ModelError(f'{path}: expected weights (.params or .safetensors), but {error}') from None
     except OSError as error:
-        raise ModelError(f'{path}: cannot be read ({error.strerror or error})') from None
+        raise ModelError(f'{path}: expected weights (.params or .safetensors), but it cannot be read '
+                         f'({error.strerror or error})') from None
 
 
 def _serialise(arrays: Arrays):

@@ -119,6 +119,8 @@ def _read_zip(path: str):
             raise ModelError('it is a zip archive without data.pkl')
         if top + 'byteorder' in names and archive.read(top + 'byteorder') != b'little':
             raise ModelError('it was written on a big-endian machine')
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ModelError('it is compressed, which torch.save does not do')  # and could grow without bound
         unpickler = _Unpickler(io.BytesIO(archive.read(top + 'data.pkl')))
         found = unpickler.load()
         storages = {}
@@ -180,7 +182,8 @@ def read_torch(path: str) -> Dict[str, np.ndarray]:
     except ModelError as error:
         raise ModelError(f'{path}: expected PyTorch weights (.pth), but {error}') from None
     except OSError as error:
-        raise ModelError(f'{path}: cannot be read ({error.strerror or error})') from None
+        raise ModelError(f'{path}: expected PyTorch weights (.pth), but it cannot be read '
+                         f'({error.strerror or error})') from None
     except Exception as error:  # a damaged pickle can raise anything, MemoryError and RecursionError included
         raise ModelError(f'{path}: expected PyTorch weights (.pth), but it is damaged '
                          f'({type(error).__name__}: {error})') from None

@@ -97,7 +97,8 @@ def find(name: str) -> str:
                 if os.path.exists(temporary):
                     os.remove(temporary)
     except (OSError, http.client.HTTPException) as error:
-        # HTTPError, URLError and time-outs are OSErrors
+        if isinstance(error, urllib.error.HTTPError):  # like URLError and time-outs, an OSError; holds the connection
+            error.close()
         advice = ', convert other weights with python -m models.weights convert,' if name == 'inception-bn' else ','
         raise ModelError(f'--pretrained auto: {known.url} cannot be had ({getattr(error, "reason", None) or error}): '
                          f'put {known.file} or {os.path.basename(archive)} into {folder()}{advice} '
@@ -135,9 +136,9 @@ def _unpack(archive: str, path: str, known: Published) -> None:
             raise ModelError(f'{shown}: the {known.hash_name.upper()} of {known.file} in it is not {known.file_hash}: '
                              f'put the right {known.file} into {folder()}, or use --pretrained FILE')
         os.replace(temporary, path)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise ModelError(f'{shown}: no archive with {known.file} in it ({error}): put {known.file} into {folder()} '
-                         f'yourself, or use --pretrained FILE') from None
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError):
+        raise ModelError(f'{shown}: no archive with {known.file} in it: put {known.file} into {folder()} yourself, '
+                         f'or use --pretrained FILE') from None
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
@@ -153,7 +154,7 @@ def _member(archive: str, wanted: str) -> Callable[[IO[bytes]], None]:
         with tarfile.open(archive) as packed:
             member = next((m for m in packed if m.isfile() and os.path.basename(m.name) == wanted), None)
             if member is None:
-                raise KeyError(f'{wanted} is not in it')
+                raise KeyError(wanted)
             shutil.copyfileobj(packed.extractfile(member), target)
 
     return copy

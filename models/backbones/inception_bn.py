@@ -15,6 +15,8 @@ it into the first bias instead would be wrong along the border: padding puts zer
 
 from __future__ import annotations
 
+import re
+
 from mxnet.gluon import HybridBlock, nn
 
 from models.backbones.base import IMAGENET_MEAN, Backbone
@@ -118,7 +120,7 @@ class InceptionBN(Backbone):
         return frozenset(('fc1_weight', 'fc1_bias'))
 
     def adapt(self, names) -> bool:
-        if not any(name.split('.')[-1] == 'shift' for name in names) or 'shift' in self._reg_params:
+        if not any(re.search(r'(^|[.:_])shift$', name) for name in names) or 'shift' in self._reg_params:
             return False
         self.shift = self.params.get_constant('shift', [[[[0]], [[0]], [[0]]]])
 
