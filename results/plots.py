@@ -194,9 +194,10 @@ def draw_sweep(dataset: str, model: str, what: str, lines: Dict[str, Dict[int, I
     expected : list of str
         Algorithms that are named in the legend even where they have no line.
     """
-    figure = _figure(3.05)
-    axes = figure.subplots()
     keys = sorted(set(lines) | set(expected), key=position)
+    columns = 3 if set(keys) == set(lines) else 2           # gaps have longer names
+    figure = _figure(2.6 + 0.115 * -(-(len(keys) + bool(published)) // columns))
+    axes = figure.subplots()
     handles: List[Any] = []
     for key in keys:
         a = algorithm(key)
@@ -224,7 +225,7 @@ def draw_sweep(dataset: str, model: str, what: str, lines: Dict[str, Dict[int, I
     axes.grid(axis='y')
     axes.margins(x=0.04)
     axes.set_title(_title(dataset, model))
-    _bottom_legend(figure, handles, 3)
+    _bottom_legend(figure, handles, columns)
     for text in figure.legends[0].get_texts():
         if text.get_text().endswith('not run'):
             text.set_color(GREY)

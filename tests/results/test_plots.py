@@ -44,18 +44,20 @@ def _overlaps(figure):
     return out, pairs
 
 
+def _assert_readable(drawn):
+    for name, figure in drawn.items():
+        assert figure.get_size_inches()[0] == 3.3 and figure.get_size_inches()[1] < 5
+        sizes = [t.get_fontsize() for t in figure.findobj(matplotlib.text.Text) if t.get_text() and t.get_visible()]
+        assert min(sizes) >= 5.5, name
+        out, pairs = _overlaps(figure)
+        assert not out and not pairs, (name, out, pairs)
+
+
 def test_every_figure_is_a_column_wide_and_its_texts_are_readable(board):
     drawn = plots.styled(lambda: plots.figures(board))
     assert sorted(drawn) == ['bars_glyphs_convnet', 'curves_glyphs_convnet', 'selection_glyphs_convnet',
                              'time_glyphs_convnet']
-    for name, figure in drawn.items():
-        def check(name=name, figure=figure):
-            assert figure.get_size_inches()[0] == 3.3 and figure.get_size_inches()[1] < 5
-            sizes = [t.get_fontsize() for t in figure.findobj(matplotlib.text.Text) if t.get_text() and t.get_visible()]
-            assert min(sizes) >= 5.5, name
-            out, pairs = _overlaps(figure)
-            assert not out and not pairs, (name, out, pairs)
-        plots.styled(check)
+    plots.styled(lambda: _assert_readable(drawn))
 
 
 def test_bars_name_all_algorithms_in_the_papers_order_with_value_interval_and_gap(board):
@@ -144,6 +146,7 @@ def test_sizes_make_lines_with_published_ones_behind_and_gaps_named(tmp_path):
     drawn = plots.styled(lambda: plots.figures(board))
     assert 'batch-size_cub_inception-bn' not in drawn
     figure = drawn['embedding-size_cub_inception-bn']
+    plots.styled(lambda: _assert_readable(drawn))
     ours = [line for line in figure.axes[0].lines if line.get_marker() == algorithm('margin').marker]
     assert ours[0].get_xdata().tolist() == [64, 128, 256] and ours[0].get_ydata().tolist() == [52.5, 53.5, 55.5]
     legend = [t.get_text() for t in figure.legends[0].get_texts()]
@@ -157,6 +160,7 @@ def test_published_figures_from_the_table(tmp_path):
     assert sorted(drawn) == ['paper_bars_cars196_inception-bn', 'paper_bars_cub_inception-bn',
                              'paper_bars_cub_resnet50_v2', 'paper_bars_sop_inception-bn',
                              'paper_batch-size_cub_inception-bn', 'paper_embedding-size_cub_inception-bn']
+    plots.styled(lambda: _assert_readable(drawn))
     assert _texts(drawn['paper_bars_sop_inception-bn']).count('not published') == 8       # 4 algorithms, two panels
     paper = plots.read_paper()
     table = {(p.dataset, p.model, p.algorithm, p.metric): p.value for p in paper if p.figure == 'table'}
