@@ -73,7 +73,8 @@ def squared_distances(F: Any, x: Any, y: Any = None, centre: bool = True) -> Any
     x2 = F.sum(F.square(x), axis=1, keepdims=True)
     y, y2 = (x, x2) if y is None else (y, F.sum(F.square(y), axis=1, keepdims=True))
     # [-2x, |x|², 1] · [y, 1, |y|²]: one product, one matrix, and the gradient is two products.
-    return F.dot(F.concat(-2 * x, x2, F.ones_like(x2), dim=1), F.concat(y, F.ones_like(y2), y2, dim=1), transpose_b=True)
+    left, right = F.concat(-2 * x, x2, F.ones_like(x2), dim=1), F.concat(y, F.ones_like(y2), y2, dim=1)
+    return F.dot(left, right, transpose_b=True)
 
 
 def distances(F: Any, x: Any, y: Any = None, eps: float = 1e-16, centre: bool = True) -> Any:

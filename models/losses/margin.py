@@ -8,12 +8,8 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon.loss import Loss
 
-from .distances import distances, host_squared_distances, same_class, weighted_sum
-
-
-def log_inverse_q(d: np.ndarray, dim: int) -> np.ndarray:
-    """Log of 1 / q(d), up to a constant: how rare the distance d is between random points on the sphere in R^dim."""
-    return (2 - dim) * np.log(d) + (3 - dim) / 2 * np.log(1 - d * d / 4)
+from .distance_weighted import distance_weighted_pairs
+from .distances import distances, same_class, weighted_sum
 
 
 class MarginLoss(Loss):
@@ -77,25 +73,4 @@ class MarginLoss(Loss):
 
     def sample(self, embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """How often each ordered pair enters the loss, (B, B) float32: a positive pair once, a negative as drawn."""
-        batch, dim = embeddings.shape
-        same = labels[:, None] == labels
-        pairs = (same & ~np.eye(batch, dtype=bool)).astype(np.float32)
-        d = np.sqrt(host_squared_distances(embeddings), dtype=np.float32)
-        near = ~same & (d < self._range[1])
-        log_w = log_inverse_q(np.clip(d, *self._range, out=d), dim)
-        del d  # B x B
-        log_w[~near] = -np.inf
-        far, alone = ~near.any(axis=1), same.all(axis=1)
-        log_w[far] = np.where(same[far], -np.inf, 0)
-        log_w[alone] = 0  # no negative at all: not drawn from
-
-        log_w -= log_w.max(axis=1, keepdims=True)
-        cdf = np.exp(log_w, out=log_w).cumsum(axis=1, dtype=np.float64)
-        cdf /= cdf[:, -1:]
-        cdf += np.arange(batch)[:, None]  # row i now covers (i, i + 1]: one search serves all anchors
-        anchors = np.nonzero(pairs)[0]
-        anchors = anchors[~alone[anchors]]
-        draws = self._rng.random_sample(len(anchors)) * (1 - 1e-9)  # keeps i + draw below i + 1 after rounding
-        drawn, times = np.unique(np.searchsorted(cdf.ravel(), anchors + draws, side='right'), return_counts=True)
-        pairs.ravel()[drawn] += times
-        return pairs
+        return distance_weighted_pairs(embeddings, labels, self._rng, *self._range)
