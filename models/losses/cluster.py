@@ -64,4 +64,5 @@ class ClusterLoss(gluon.loss.Loss):
     def hybrid_forward(self, F, x, nearest_medoid, class_medoid, margin):
         f = -F.sum(_distance(F, x, F.take(x, nearest_medoid)))                               # F(X, S)
         f_oracle = -F.sum(_distance(F, x, F.take(x, class_medoid)))                          # F~(X, y)
-        return F.relu(f + margin - f_oracle)
+        # BlockGrad: under static_alloc MXNet 1.9.1 gives wrong gradients where an input without one is added as it is.
+        return F.relu(f + F.BlockGrad(margin) - f_oracle)

@@ -51,7 +51,7 @@ class NormProxyLoss(gluon.loss.Loss):
         x = F.L2Normalization(x, eps=EPS)
         similarity = x if proxies is None else F.dot(x, F.L2Normalization(proxies, eps=EPS), transpose_b=True)
         log_p = F.log_softmax(similarity / self._sigma)                            # (B, C)
-        loss = -(1 - self._label_smooth) * F.mean(F.pick(log_p, labels))
+        target = F.pick(log_p, labels)
         if self._label_smooth:
-            loss = loss - self._label_smooth * F.mean(log_p)
-        return loss
+            target = (1 - self._label_smooth) * target + self._label_smooth * F.mean(log_p, axis=1)
+        return -F.mean(target)
