@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 
 from mxnet.gluon import HybridBlock, nn
 
@@ -117,7 +118,10 @@ def _drop(net: HybridBlock, child: str) -> None:
 
 def _models() -> dict[str, object]:
     with contextlib.redirect_stdout(io.StringIO()):
-        from gluoncv.model_zoo import model_zoo
+        try:
+            from gluoncv.model_zoo import model_zoo
+        except RuntimeError:  # it refuses to be beside PyTorch 2, after having imported all that is needed here
+            model_zoo = sys.modules['gluoncv.model_zoo.model_zoo']
     start = 'gluoncv.model_zoo.'
     return {name: build for name, build in model_zoo._models.items()
             if build.__module__[len(start):] in _MODULES and not name.endswith(_UNFIT)}

@@ -35,9 +35,9 @@ def average_pool(x):
 
 
 def batch_norm(x, state, name, eps=1e-5):
-    scale = state[name + '.weight'] / np.sqrt(state[name + '.running_var'] + eps)
-    return (x - state[name + '.running_mean'][:, None, None]) * scale[:, None, None] \
-        + state[name + '.bias'][:, None, None]
+    scale, bias, mean, var = (state[f'{name}.{kind}'].astype(np.float64)[:, None, None]
+                              for kind in ('weight', 'bias', 'running_mean', 'running_var'))
+    return (x - mean) * scale / np.sqrt(var + eps) + bias
 
 
 class _State:
