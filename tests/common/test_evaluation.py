@@ -373,7 +373,8 @@ def damaged(tmp_path, kind):
 @pytest.mark.parametrize('kind, message', [
     ('text', 'not an .npz'), ('empty', 'not an .npz'), ('npy', 'not an .npz'), ('objects', 'Python objects'),
     ('no labels', "no array 'labels'"), ('no embeddings', "no array 'embeddings'"),
-    ('short labels', 'labels have shape'), ('folder', 'irectory'), ('missing', 'No such file'), ('cut', 'damaged'), ('flipped', 'damaged')])
+    ('short labels', 'labels have shape'), ('folder', 'irectory'), ('missing', 'No such file'), ('cut', 'damaged'),
+    ('flipped', 'damaged')])
 def test_command_ends_with_one_line_on_a_bad_file(kind, message, tmp_path, monkeypatch, capsys):
     path = damaged(tmp_path, kind)
     monkeypatch.setattr(sys, 'argv', ['evaluation.py', '--embeddings', path, '--gpus', '-2'])
