@@ -383,6 +383,8 @@ def draw_time(board: Board, target: Optional[float] = None) -> Optional[Figure]:
     if not runs:
         return None
     recall = default_target(board) if target is None else target
+    if recall <= 0:
+        return None         # half of them do not reach 5%
     timed = all(e.seconds is not None for own in runs.values() for r in own for e in r.epochs if e.number)
     unit = 'seconds' if timed else 'epochs'
     reached = {k: [t for t in (time_to(r, recall, unit) for r in own) if t is not None] for k, own in runs.items()}

@@ -21,7 +21,7 @@ import shlex
 import sys
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from results.algorithms import ALGORITHMS, algorithm
+from results.algorithms import ALGORITHMS, algorithm, position
 from results.groups import (
     Board,
     Comparison,
@@ -377,17 +377,18 @@ def results_table(board: Board, title: str = '') -> str:
     groups = [g for g in board.groups if g.runs]
     columns = [('best-on-test', 'recall@1'), ('best-on-test', 'map@r'), ('best-on-test', 'nmi'), ('last', 'recall@1')]
     best = {c: max((i.mean for i in (g.interval(*c) for g in groups) if i), default=None) for c in columns}
-    for group in groups:
-        cells = []
-        for column in columns:
-            one = group.interval(*column)
-            text = _mean(one)
-            cells.append(f'**{text}**' if one and one.mean == best[column] else text)
-        cells += [_number(group.median('seconds_per_epoch'), 1), str(len(group.runs))]
-        lines.append(f'| {_markdown(group.name)} | ' + ' | '.join(cells) + ' |')
-    for a in ALGORITHMS:
-        if a.key not in {g.algorithm for g in groups}:
-            lines.append(f'| {a.name} | not run | | | | | |')
+    have = {g.algorithm for g in groups}
+    for key in sorted(have | {a.key for a in ALGORITHMS}, key=position):
+        if key not in have:
+            lines.append(f'| {algorithm(key).name} | not run | | | | | |')
+        for group in (g for g in groups if g.algorithm == key):
+            cells = []
+            for column in columns:
+                one = group.interval(*column)
+                text = _mean(one)
+                cells.append(f'**{text}**' if one and one.mean == best[column] else text)
+            cells += [_number(group.median('seconds_per_epoch'), 1), str(len(group.runs))]
+            lines.append(f'| {_markdown(group.name)} | ' + ' | '.join(cells) + ' |')
     lines += ['', 'Percent, mean ± half of the 95% interval (Student\'s t) over seeds. All but the fifth column are at '
               'the best epoch on the test set, the paper\'s rule, which flatters. ' + NMI_NOTE + _seen(groups)]
     said = _standing_in_words(groups)
