@@ -7,7 +7,7 @@ seed.
 
 The images are real files in class folders, the first hundred of which train (the layout of miniCUB)::
 
-    CACHE/glyphs-v1-seed0-size37/0000_U+03A9/000.jpg ...
+    CACHE/glyphs-v2-seed0-size37/0000_U+03A9/000.jpg ...
 
 They are made once, by threads: drawing is OpenCV and NumPy, which let go of the interpreter lock, so that no worker
 process can be left behind or be started twice by a script without a main guard. Each class has a generator of its own,
@@ -37,7 +37,7 @@ from .imageset import ImageSet
 from .registry import register
 
 #: Part of the folder's name: to be raised when the pictures change.
-FORMAT = 1
+FORMAT = 2
 IMAGES_PER_CLASS = 40
 MANIFEST = 'glyphs.json'
 _TEMPORARY = '.tmp-'

@@ -149,14 +149,14 @@ def test_second_reading_draws_nothing(tmp_path, few, monkeypatch):
 def test_sizes_and_seeds_live_side_by_side(tmp_path, few):
     for size, seed in [(24, 0), (24, 1), (28, 0)]:
         get_dataset('GLYPHS', str(tmp_path), resize=size, seed=seed)
-    assert sorted(os.listdir(str(tmp_path))) == ['glyphs-v1-seed0-size24', 'glyphs-v1-seed0-size28',
-                                                 'glyphs-v1-seed1-size24']
+    assert sorted(os.listdir(str(tmp_path))) == ['glyphs-v2-seed0-size24', 'glyphs-v2-seed0-size28',
+                                                 'glyphs-v2-seed1-size24']
 
 
 def test_cache_folder(tmp_path, few, monkeypatch):
     monkeypatch.setenv('DML_CACHE', str(tmp_path / 'not' / 'there' / 'yet'))
     train, _ = get_dataset('GLYPHS', None, resize=16)
-    assert train.paths[0].startswith(str(tmp_path / 'not' / 'there' / 'yet' / 'glyphs-v1-seed0-size16'))
+    assert train.paths[0].startswith(str(tmp_path / 'not' / 'there' / 'yet' / 'glyphs-v2-seed0-size16'))
     monkeypatch.delenv('DML_CACHE')
     monkeypatch.setenv('HOME', str(tmp_path))
     assert glyphs.cache_folder() == str(tmp_path / '.cache' / 'dml-playground')
@@ -166,7 +166,7 @@ def test_two_processes_starting_together_are_both_right(tmp_path, few):
     code = 'print(*map(len, get_dataset("GLYPHS", sys.argv[1], resize=24, seed=9)))'
     both = [python(code, tmp_path / 'both') for _ in range(2)]
     assert [ended(process) for process in both] == ['30 30\n'] * 2
-    assert os.listdir(str(tmp_path / 'both')) == ['glyphs-v1-seed9-size24'], 'something temporary is left'
+    assert os.listdir(str(tmp_path / 'both')) == ['glyphs-v2-seed9-size24'], 'something temporary is left'
     get_dataset('GLYPHS', str(tmp_path / 'alone'), resize=24, seed=9)
     assert content(tmp_path / 'both') == content(tmp_path / 'alone')
 
@@ -214,7 +214,7 @@ def test_failure_while_drawing_leaves_nothing(tmp_path, few, monkeypatch):
         calls.append(1)
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(glyphs, '_draw', fail)
-    with pytest.raises(DatasetError, match='glyphs-v1-seed0-size24 cannot be written .*No space.*--data-path'):
+    with pytest.raises(DatasetError, match='glyphs-v2-seed0-size24 cannot be written .*No space.*--data-path'):
         get_dataset('GLYPHS', str(tmp_path), resize=24)
     assert calls and os.listdir(str(tmp_path)) == []
 
@@ -245,16 +245,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.parametrize('damage', ['image', 'manifest', 'number', 'json'])
 def test_a_changed_set_is_refused_and_named(tmp_path, few, damage):
     train, _ = get_dataset('GLYPHS', str(tmp_path), resize=16)
-    folder = tmp_path / 'glyphs-v1-seed0-size16'
+    folder = tmp_path / 'glyphs-v2-seed0-size16'
     manifest = folder / 'glyphs.json'
-    assert json.loads(manifest.read_text()) == {'format': 1, 'seed': 0, 'size': 16, 'classes': 20, 'images': 60}
+    assert json.loads(manifest.read_text()) == {'format': 2, 'seed': 0, 'size': 16, 'classes': 20, 'images': 60}
     if damage == 'image':
         os.remove(train.paths[0])
     elif damage == 'manifest':
         manifest.unlink()
     else:
         manifest.write_text('{"classes": 20, "images": 61}' if damage == 'number' else '[')
-    with pytest.raises(DatasetError, match='glyphs-v1-seed0-size16 is not as it was made.*delete it'):
+    with pytest.raises(DatasetError, match='glyphs-v2-seed0-size16 is not as it was made.*delete it'):
         get_dataset('GLYPHS', str(tmp_path), resize=16)
 
 
