@@ -145,8 +145,11 @@ def fit_centre(gallery: np.ndarray, *others: np.ndarray) -> Centred:
 
 
 def square_norms(x: np.ndarray) -> np.ndarray:
-    """(n,) float64"""
-    return np.square(x, dtype=np.float64).sum(axis=1)
+    """Squared lengths of the rows, (n,) float64."""
+    out = np.empty(len(x))
+    for start in range(0, len(x), 4096):        # blocks, because the squares are an array of their own
+        out[start:start + 4096] = np.square(x[start:start + 4096], dtype=np.float64).sum(axis=1)
+    return out
 
 
 class Positives:

@@ -43,7 +43,13 @@ def map_blocks(function: Callable, blocks: Iterable) -> Iterator:
             yield from map(function, blocks)
             return
         with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(function, blocks)
+            futures = [pool.submit(function, block) for block in blocks]
+            try:
+                for future in futures:
+                    yield future.result()
+            finally:                        # an error, or Ctrl-C: what has not begun need not begin
+                for future in futures:
+                    future.cancel()
 
 
 def augment(x: np.ndarray, factor: float, last) -> np.ndarray:

@@ -148,7 +148,8 @@ def clustering(opt):
         other = rival(opt, x, 'kmeans', k)
         if other:
             print(f'      faiss.Kmeans: {other["seconds"]:6.1f} s  CPU {other["cpu"]:6.1f} s  '
-                  f'inertia {other["inertia"]:.1f}  ratio {seconds / other["seconds"]:.2f}  of CPU {cpu / other["cpu"]:.2f}  of inertia '
+                  f'inertia {other["inertia"]:.1f}  '
+                  f'ratio {seconds / other["seconds"]:.2f}  of CPU {cpu / other["cpu"]:.2f}  of inertia '
                   f'{inertia / other["inertia"]:.4f}', flush=True)
     for spread in (0.25, 0.5, 1.0, 2.0):
         x, _ = clusters(5000, 500, 64, spread)

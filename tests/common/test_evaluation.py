@@ -114,6 +114,12 @@ def test_near_ties_beyond_float32():
     compare(x, rng.randint(0, 20, 200))
 
 
+def test_ranks_beyond_a_byte():
+    """More than 256 nearer images in one tile, and tiles whose height is no multiple of 255."""
+    first = compare(*clusters(900, 300, spread=20.0), with_r=False)
+    assert np.sum((first > 256) & (first < NEVER)) > 100
+
+
 def test_device_tiles_give_the_same(monkeypatch):
     """What runs on a GPU, run by MXNet on the CPU."""
     for constant, value in (('QUERIES', 64), ('TILE', 50), ('FIRST_TILE', 80)):
