@@ -137,6 +137,18 @@ def test_separated_classes_cost_nothing():
     assert value == 0 and (grad == 0).all()
 
 
+def test_a_search_that_falls_short_of_the_classes_costs_nothing():
+    """Here greedy choice and swaps end in a local optimum 0.5 below F~: the hinge holds the loss at 0."""
+    rng, labels = np.random.RandomState(394), np.repeat(np.arange(4), 3)
+    x = loss_cases.normalise(0.3 * rng.normal(size=(12, 3)) + rng.normal(size=(4, 3))[labels])
+    distances = np.array(oracle.distance_matrix(x.astype(np.float64)))
+    search = MedoidSearch(distances, labels, 0.05)
+    found = score(search, distances, labels, search.refine(search.greedy(), 5))
+    assert found < oracle.facility_of_classes(distances.tolist(), labels.tolist()) - 0.5
+    value, grad = loss_cases.value_and_gradient(make(gamma=0.05), x, labels)
+    assert value == 0 and (grad == 0).all()
+
+
 def test_a_gradient_step_lowers_the_loss():
     batch = RANDOM[2]
     loss = make()
