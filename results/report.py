@@ -22,6 +22,7 @@ import sys
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from results.algorithms import ALGORITHMS, algorithm, position
+from results.experiments import EXPERIMENTS_FILE, ExperimentsError, expand, load_experiments
 from results.groups import (
     Board,
     Comparison,
@@ -35,7 +36,6 @@ from results.groups import (
 )
 from results.plots import MODEL_NAMES, SELECTION_NAMES, figures, one_line, render, styled, write_atomically
 from results.readlog import SELECTIONS, Experiment, LogError, Run, read_logs
-from results.reproduce import EXPERIMENTS_FILE, ExperimentsError, expand, load_experiments
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 COMPARED = ('recall@1', 'map@r', 'nmi')

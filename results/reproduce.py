@@ -23,333 +23,38 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import fcntl
-import json
 import os
 import queue
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import yaml
+from results.experiments import (
+    EXPERIMENTS_FILE,
+    ExperimentsError,
+    Job,
+    expand,
+    finished,
+    load_experiments,
+    put_stale_aside,
+    read_note,
+    write_note,
+)
+from results.progress import Board, Outcome
 
-from results.algorithms import ALGORITHMS, algorithm
-from results.readlog import Experiment, LogError, Run, read_log
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-EXPERIMENTS_FILE = os.path.join(HERE, 'experiments.yaml')
-MAX_FILE = 1 << 20
-MAX_JOBS = 100_000
 LAST_LINES = 8
 PATIENCE = 120.0        # seconds that an interrupted run has to save its checkpoint
 
 
-class ExperimentsError(Exception):
-    """The file of experiments, or what was asked of it, makes no sense; the message is one sentence."""
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What to run
-
-@dataclass(frozen=True)
-class Spec:
-    """One experiment of the file; flags map to text, or to None where the flag takes no value."""
-
-    name: str
-    title: str
-    runs: int
-    seed: int
-    flags: Dict[str, Optional[str]]
-    algorithms: Dict[str, Dict[str, Optional[str]]]
-    sweep: Dict[str, List[str]]
-
-    @property
-    def needs_data(self) -> bool:
-        """Must the user say where the images are?"""
-        return any({**self.flags, **own}.get('dataset') != 'GLYPHS' for own in self.algorithms.values())
-
-
-def load_experiments(path: str = EXPERIMENTS_FILE) -> Dict[str, Spec]:
-    """Reads the file of experiments.
-
-    Raises
-    ------
-    ExperimentsError
-        If it cannot be read or is not made as its head says.
-    """
-    try:
-        if os.path.getsize(path) > MAX_FILE:
-            raise ExperimentsError(f'{path} is larger than a file of experiments can be (1 MiB)')
-        with open(path, 'rb') as file:
-            content = yaml.safe_load(file)
-    except OSError as error:
-        raise ExperimentsError(f'{path}: {error.strerror}') from error
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, KeyError) as error:
-        where = getattr(error, 'problem_mark', None)
-        line = f', line {where.line + 1}' if where else ''
-        raise ExperimentsError(f'{path}{line}: not readable as YAML') from error
-    listed = content.get('experiments') if isinstance(content, dict) else None
-    if not isinstance(listed, dict) or not listed:
-        raise ExperimentsError(f'{path} has no mapping "experiments" of names to experiments')
-    return {_name(name, path): _spec(name, value, path) for name, value in listed.items()}
-
-
-def _name(name: Any, path: str) -> str:
-    if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9][\w.-]{0,99}', name):
-        raise ExperimentsError(f'{path}: {str(name)[:60]!r} is no name (letters, digits, dots, dashes)')
-    return name
-
-
-def _spec(name: str, value: Any, path: str) -> Spec:
-    where = f'{path}, {name}'
-    if not isinstance(value, dict):
-        raise ExperimentsError(f'{where}: an experiment is a mapping')
-    unknown = [k for k in value if k not in ('title', 'runs', 'seed', 'flags', 'algorithms', 'sweep')]
-    if unknown:
-        raise ExperimentsError(f'{where}: {str(unknown[0])[:60]!r} is none of title, runs, seed, flags, algorithms, '
-                               'sweep')
-    chosen = value.get('algorithms')
-    if isinstance(chosen, list):
-        chosen = {one: {} for one in chosen if isinstance(one, str)}
-    if not isinstance(chosen, dict) or not chosen:
-        raise ExperimentsError(f'{where}: "algorithms" must name at least one')
-    for key in chosen:
-        if key not in {a.key for a in ALGORITHMS}:
-            raise ExperimentsError(f'{where}: there is no algorithm {str(key)[:60]!r} (there are: '
-                                   f'{", ".join(a.key for a in ALGORITHMS)})')
-    sweep = value.get('sweep') or {}
-    if not isinstance(sweep, dict) or not all(isinstance(v, list) and v for v in sweep.values()):
-        raise ExperimentsError(f'{where}: "sweep" must map a flag to a list of values')
-    axes: Dict[str, List[str]] = {}
-    for flag, values in sweep.items():
-        given = [_flags({flag: v}, where) for v in values]
-        axes[str(flag)] = [one[str(flag)] for one in given if one.get(str(flag)) is not None]
-        if len(axes[str(flag)]) != len(values):
-            raise ExperimentsError(f'{where}: the values of "sweep" must be numbers or words')
-    return Spec(name, str(value.get('title') or name)[:200], _whole(value, 'runs', 1, 1, where),
-                _whole(value, 'seed', 123, 0, where), _flags(value.get('flags'), where),
-                {key: _flags(own, where) for key, own in chosen.items()}, axes)
-
-
-def _whole(value: Dict[str, Any], name: str, default: int, low: int, where: str) -> int:
-    number = value.get(name, default)
-    if isinstance(number, bool) or not isinstance(number, int) or not low <= number < 2 ** 31:
-        raise ExperimentsError(f'{where}: "{name}" must be a whole number from {low}')
-    return number
-
-
-def _flags(value: Any, where: str) -> Dict[str, Optional[str]]:
-    """Checked flags; a flag that is false or null is left out."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ExperimentsError(f'{where}: flags are a mapping of names to values')
-    found: Dict[str, Optional[str]] = {}
-    for name, one in value.items():
-        if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z][A-Za-z0-9-]{0,60}', name):
-            raise ExperimentsError(f'{where}: {str(name)[:60]!r} is no name of a flag (leave the dashes out)')
-        if name in ('seed', 'number-of-runs', 'logfile', 'save-model-prefix', 'load-checkpoint', 'data-path', 'gpus'):
-            raise ExperimentsError(f'{where}: --{name} is set by results.reproduce itself')
-        if one is None or one is False:
-            continue
-        if isinstance(one, list) and all(isinstance(v, (str, int, float)) and not isinstance(v, bool) for v in one):
-            one = ','.join(str(v) for v in one)
-        if one is not True and (isinstance(one, bool) or not isinstance(one, (str, int, float))):
-            raise ExperimentsError(f'{where}: the value of {name} must be a number, a word, true or false')
-        text = None if one is True else str(one)
-        if text is not None and (len(text) > 500 or '\0' in text):
-            raise ExperimentsError(f'{where}: the value of {name} cannot be passed to a program')
-        found[name] = text
-    return found
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run: one algorithm, one setting, one seed, and where its files are."""
-
-    experiment: str
-    algorithm: str
-    variant: str
-    seed: int
-    flags: Dict[str, Optional[str]]
-    results_dir: str
-    data_path: Optional[str] = None
-    script_dir: str = ''
-
-    @property
-    def name(self) -> str:
-        """Unique within the experiment; part of the names of its files."""
-        return '_'.join(p for p in (self.algorithm, self.variant, f'seed{self.seed}') if p)
-
-    def _path(self, kind: str, suffix: str) -> str:
-        return os.path.join(self.results_dir, kind, self.experiment, self.name + suffix)
-
-    @property
-    def log(self) -> str:
-        """The run log."""
-        return self._path('logs', '.jsonl')
-
-    @property
-    def prefix(self) -> str:
-        """What the names of the models and of the checkpoint begin with."""
-        return self._path('models', '')
-
-    @property
-    def checkpoint(self) -> str:
-        """Where the script keeps its checkpoint."""
-        return self.prefix + '.ckpt.npz'
-
-    def note(self, suffix: str) -> str:
-        """A file of this program about the run, in a hidden folder beside its log."""
-        return os.path.join(self.results_dir, 'logs', self.experiment, '.runs', self.name + suffix)
-
-    def settings(self) -> List[str]:
-        """The flags that say what is computed."""
-        words: List[str] = []
-        for name, value in self.flags.items():
-            words.append(('-' if len(name) == 1 else '--') + name)
-            if value is not None:
-                words.append(value)
-        return words
-
-    def command(self, gpu: Optional[str] = None, resume: bool = False, python: str = 'python') -> List[str]:
-        """The exact words of the command."""
-        words = [python, os.path.join(self.script_dir, algorithm(self.algorithm).script), *self.settings()]
-        if self.data_path is not None:
-            words += ['--data-path', self.data_path]
-        words += ['--seed', str(self.seed), '--number-of-runs', '1', '--logfile', self.log,
-                  '--save-model-prefix', self.prefix]
-        if gpu is not None:
-            words += ['--gpus', gpu]
-        return words + (['--load-checkpoint'] if resume else [])
-
-
-def expand(spec: Spec, results_dir: str = 'results', runs: Optional[int] = None, only: Optional[Sequence[str]] = None,
-           data_path: Optional[str] = None, script_dir: str = '') -> List[Job]:
-    """All runs of an experiment, one seed of everything before the next.
-
-    Raises
-    ------
-    ExperimentsError
-        If `only` names something that the experiment does not have.
-    """
-    chosen = spec.algorithms if only is None else [k for k in spec.algorithms if any(_is_named(k, o) for o in only)]
-    for one in only or ():
-        if not any(_is_named(k, one) for k in spec.algorithms):
-            raise ExperimentsError(f'--only {one}: {spec.name} has {", ".join(spec.algorithms)}')
-    settings: List[Dict[str, Optional[str]]] = [{}]
-    for flag, values in spec.sweep.items():
-        settings = [{**s, flag: v} for s in settings for v in values]
-    count = runs or spec.runs
-    if count * len(settings) * len(chosen) > MAX_JOBS:
-        raise ExperimentsError(f'{spec.name} would be more than {MAX_JOBS:,} runs')
-    jobs = []
-    for seed in range(spec.seed, spec.seed + count):
-        for setting in settings:
-            variant = '_'.join(re.sub(r'[^\w.-]', '-', f'{k}-{v}') for k, v in setting.items())
-            for key in chosen:
-                flags = {**spec.flags, **dict(algorithm(key).flags), **spec.algorithms[key], **setting}
-                jobs.append(Job(spec.name, key, variant, seed, flags, results_dir, data_path, script_dir))
-    return jobs
-
-
-def _is_named(key: str, word: str) -> bool:
-    """Does a word of ``--only`` mean this algorithm? By its key, or by its script, which may be two."""
-    return word in (key, algorithm(key).script[len('train_'):-len('.py')])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# How far it is
-
-def matching(job: Job) -> List[Tuple[Experiment, Run]]:
-    """The runs in the job's log that have its seed and settings, the youngest last."""
-    try:
-        experiments = read_log(job.log)
-    except LogError:
-        return []
-    return [(e, r) for e in experiments for r in e.runs.values() if r.seed == job.seed and _agrees(job, e.flags)]
-
-
-def _agrees(job: Job, logged: Dict[str, Any]) -> bool:
-    for name, value in job.flags.items():
-        key = name.replace('-', '_')
-        if key not in logged:
-            continue                    # a second name of a flag, as --epoch-length
-        if value is None:
-            if logged[key] is not True:
-                return False
-        elif str(logged[key]) != value:
-            try:
-                if float(logged[key]) != float(value):
-                    return False
-            except (TypeError, ValueError, OverflowError):
-                return False
-    return True
-
-
-def finished(job: Job) -> bool:
-    """Is there a whole run with these settings, and none begun with others since?"""
-    note = _read_note(job)
-    return any(run.finished for _, run in matching(job)) and note.get('flags', job.flags) == job.flags
-
-
-def _read_note(job: Job) -> Dict[str, Any]:
-    try:
-        with open(job.note('.json'), encoding='utf-8') as file:
-            value = json.load(file)
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _write_note(job: Job, **fields: Any) -> None:
-    path = job.note('.json')
-    temporary = f'{path}.tmp-{os.getpid()}-{threading.get_ident()}'
-    with open(temporary, 'w', encoding='utf-8') as file:
-        json.dump({**fields, 'flags': job.flags}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _put_stale_aside(job: Job) -> None:
-    """Renames a log and a checkpoint that other settings made: they neither count as this run nor begin it."""
-    note = _read_note(job)
-    try:
-        logged = read_log(job.log)
-    except LogError:
-        logged = []
-    known = note.get('flags', job.flags) == job.flags
-    if known and (not logged or any(_agrees(job, e.flags) for e in logged)):
-        return
-    number = 1
-    while os.path.exists(f'{job.log}.stale-{number}') or os.path.exists(f'{job.checkpoint}.stale-{number}'):
-        number += 1
-    for path in (job.log, job.checkpoint):
-        if os.path.exists(path):
-            os.rename(path, f'{path}.stale-{number}')
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Running one
-
-class Outcome(NamedTuple):
-    """How a job ended: ``finished``, ``failed``, ``skipped`` (was finished before) or ``interrupted``."""
-
-    job: Job
-    status: str
-    seconds: float = 0.0
-    last_lines: Tuple[str, ...] = ()
-
 
 def execute(job: Job, gpu: Optional[str] = None, threads: Optional[int] = None,
             started: Optional[Callable[[subprocess.Popen], None]] = None) -> Outcome:
@@ -379,7 +84,7 @@ def execute(job: Job, gpu: Optional[str] = None, threads: Optional[int] = None,
         fcntl.flock(lock, fcntl.LOCK_EX)
         if finished(job):
             return Outcome(job, 'skipped')
-        _put_stale_aside(job)
+        put_stale_aside(job)
         command = job.command(gpu, os.path.exists(job.checkpoint), sys.executable)
         environment = dict(os.environ)
         if threads is not None:
@@ -391,18 +96,18 @@ def execute(job: Job, gpu: Optional[str] = None, threads: Optional[int] = None,
                                            env=environment, pass_fds=[lock.fileno()], start_new_session=True)
             except OSError as error:
                 return Outcome(job, 'failed', 0.0, (f'{command[0]}: {error.strerror}',))
-            _write_note(job, state='running', pid=process.pid, host=socket.gethostname(), started=begin)
+            write_note(job, state='running', pid=process.pid, host=socket.gethostname(), started=begin)
             if started is not None:
                 started(process)
             code = process.wait()
         seconds = time.time() - begin
         if code == 0 and finished(job):
-            _write_note(job, state='finished', seconds=seconds)
+            write_note(job, state='finished', seconds=seconds)
             return Outcome(job, 'finished', seconds)
         lines = _last_lines(job.note('.out'), before)
         lines += (f'(exit status {code}; the whole output is in {job.note(".out")})' if code else
                   f'(exit status 0, but {job.log} has no end of the run)',)
-        _write_note(job, state='failed', seconds=seconds)
+        write_note(job, state='failed', seconds=seconds)
         return Outcome(job, 'failed', seconds, lines)
 
 
@@ -422,156 +127,6 @@ def execute_in(folder: str, job: Job) -> Outcome:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Running all
-
-class Progress(NamedTuple):
-    """How far a running job is; None where its log does not say yet."""
-
-    epoch: Optional[int]
-    epochs: Optional[int]
-    recall: Optional[float]
-
-
-def progress(job: Job) -> Progress:
-    """Reads the log of a running job."""
-    found = matching(job)
-    if not found:
-        return Progress(None, None, None)
-    experiment, run = found[-1]
-    epochs, members = (experiment.flags.get(k) for k in ('epochs', 'ensemble_size'))
-    total = epochs if isinstance(epochs, int) and epochs > 0 else None
-    if total and isinstance(members, int) and members > 0:
-        total *= members
-    trained = [e for e in run.epochs if e.number]
-    recalls = [e.metrics['recall@1'] for e in run.epochs if 'recall@1' in e.metrics]
-    return Progress(len(trained), total, recalls[-1] if recalls else None)
-
-
-class Board:
-    """The live table: what runs, how far it is, and when all will be done.
-
-    On a terminal the table is redrawn in place; elsewhere every event is one line, and a summary comes once a minute.
-    """
-
-    def __init__(self, jobs: Sequence[Job], slots: int, stream: Any = None):
-        self._jobs = list(jobs)
-        self._slots = max(1, slots)
-        self._stream = stream or sys.stdout
-        self._tty = self._stream.isatty()
-        self._lock = threading.Lock()
-        self._running: Dict[str, float] = {}
-        self._outcomes: Dict[str, Outcome] = {}
-        self._lines = 0
-        self._spoke = time.time()
-
-    def start(self, job: Job) -> None:
-        """Notes that a job runs."""
-        with self._lock:
-            if job.name not in self._running:
-                self._running[job.name] = time.time()
-                self._say(f'started   {job.name}')
-
-    def end(self, outcome: Outcome) -> None:
-        """Notes how a job ended."""
-        with self._lock:
-            if outcome.job.name in self._outcomes:
-                return
-            self._running.pop(outcome.job.name, None)
-            self._outcomes[outcome.job.name] = outcome
-            extra = f' in {duration(outcome.seconds)}' if outcome.seconds else ''
-            reached = self._reached(outcome)
-            self._say(f'{outcome.status:<9} {outcome.job.name}{extra}{reached}')
-
-    @staticmethod
-    def _reached(outcome: Outcome) -> str:
-        if outcome.status != 'finished':
-            return ''
-        for _, run in matching(outcome.job):
-            best, last = (run.chosen.get(s, (None, {}))[1].get('recall@1') for s in ('best-on-test', 'last'))
-            if best is not None and last is not None:
-                return f', recall@1 {best:.2f} (last epoch {last:.2f})'
-        return ''
-
-    def refresh(self) -> None:
-        """Draws the table again, or once a minute says a line."""
-        with self._lock:
-            if self._tty:
-                self._erase()
-                columns = shutil.get_terminal_size().columns
-                lines = [line[:columns - 1] for line in self.table()]       # a line that wraps could not be erased
-                self._stream.write('\n'.join(lines) + '\n')
-                self._lines = len(lines)
-                self._stream.flush()
-            elif time.time() - self._spoke > 60:
-                self._say('running   ' + '; '.join(' '.join(line.split()) for line in self.table()[1:]))
-
-    def table(self) -> List[str]:
-        """Lines of the table."""
-        width = max([len(name) for name in self._running] + [20])
-        lines = [f'{"run":<{width}}  {"epoch":>9}  {"recall@1":>8}  {"elapsed":>8}  {"left":>8}']
-        lefts = []
-        by_name = {job.name: job for job in self._jobs}
-        for name, since in list(self._running.items()):
-            state, spent = progress(by_name[name]), time.time() - since
-            left = spent / state.epoch * (state.epochs - state.epoch) if state.epoch and state.epochs else None
-            lefts.append(left)
-            epoch = f'{state.epoch}/{state.epochs}' if state.epochs else '-'
-            recall = f'{state.recall:.2f}' if state.recall is not None else '-'
-            lines.append(f'{name:<{width}}  {epoch:>9}  {recall:>8}  {duration(spent):>8}  '
-                         f'{duration(left) if left is not None else "?":>8}')
-        lines.append(self._summary(lefts))
-        return lines
-
-    def _summary(self, lefts: List[Optional[float]]) -> str:
-        done = len(self._outcomes)
-        failed = sum(o.status == 'failed' for o in self._outcomes.values())
-        waiting = [j for j in self._jobs if j.name not in self._outcomes and j.name not in self._running]
-        left = self._time_left(lefts, waiting)
-        return (f'{done} of {len(self._jobs)} done' + (f' ({failed} failed)' if failed else '')
-                + f', {len(self._running)} running, {len(waiting)} to come; '
-                + (f'about {duration(left)} left' if left is not None else 'time left not known yet'))
-
-    def _time_left(self, lefts: List[Optional[float]], waiting: List[Job]) -> Optional[float]:
-        """From runs of the same algorithm where there are some, else from all."""
-        known: Dict[str, List[float]] = {}
-        for outcome in self._outcomes.values():
-            if outcome.status == 'finished':
-                known.setdefault(outcome.job.algorithm, []).append(outcome.seconds)
-        every = [s for values in known.values() for s in values]
-        for (_name, since), left in zip(self._running.items(), lefts):
-            if left is not None and not every:
-                known.setdefault('', []).append(time.time() - since + left)
-        every = [s for values in known.values() for s in values]
-        if not every:
-            return None
-        mean = sum(every) / len(every)
-        total = sum(left if left is not None else mean for left in lefts)
-        for job in waiting:
-            own = known.get(job.algorithm)
-            total += sum(own) / len(own) if own else mean
-        return total / min(self._slots, max(1, len(lefts) + len(waiting)))
-
-    def _erase(self) -> None:
-        if self._lines:
-            self._stream.write(f'\x1b[{self._lines}A\x1b[J')
-            self._lines = 0
-
-    def _say(self, text: str) -> None:
-        self._spoke = time.time()
-        if self._tty:
-            self._erase()
-        self._stream.write(f'[{datetime.datetime.now():%H:%M:%S}] {text}\n')
-        self._stream.flush()
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them: 48 s, 12:30 min, 3:05 h."""
-    seconds = int(round(seconds))
-    if seconds < 60:
-        return f'{seconds} s'
-    if seconds < 3600:
-        return f'{seconds // 60}:{seconds % 60:02d} min'
-    return f'{seconds // 3600}:{seconds % 3600 // 60:02d} h'
-
 
 def run_locally(jobs: Sequence[Job], slots: int, gpus: Sequence[str], board: Board) -> List[Outcome]:
     """Runs `slots` at a time on this machine; each has a GPU of its own if `gpus` are named."""
@@ -716,7 +271,7 @@ def run_on_cluster(jobs: Sequence[Job], backend: str, address: Optional[str], st
         while thread.is_alive():
             thread.join(0.5)
             for job in jobs:
-                note = _read_note(job)
+                note = read_note(job)
                 if note.get('state') == 'running' and note.get('started', 0) >= begin - 1:
                     board.start(job)
                 elif note.get('state') == 'finished' and finished(job):

@@ -21,7 +21,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results import reproduce
+from results import experiments, progress, reproduce
 from results.algorithms import ALGORITHMS
 from results.readlog import read_log
 from tests.results import samples
@@ -227,26 +227,26 @@ def _until(condition, seconds=60):
 
 
 def test_the_live_table_shows_what_runs_and_the_time_left(place, monkeypatch):
-    job = reproduce.expand(reproduce.load_experiments('x.yaml')['tiny'])[0]
-    others = reproduce.expand(reproduce.load_experiments('x.yaml')['tiny'])[1:]
+    job = experiments.expand(experiments.load_experiments('x.yaml')['tiny'])[0]
+    others = experiments.expand(experiments.load_experiments('x.yaml')['tiny'])[1:]
 
     class Terminal(io.StringIO):
         def isatty(self):
             return True
     stream = Terminal()
-    board = reproduce.Board([job, *others], 2, stream)
+    board = progress.Board([job, *others], 2, stream)
     board.start(job)
     config = samples.config('margin', 5, dataset='GLYPHS', epochs=3, use_crops=True)
     samples.write(job.log, [config, *samples.run_events(config['id'], [10.0], end=False)])
     now = time.time()
-    monkeypatch.setattr(reproduce.time, 'time', lambda: now + 30)
+    monkeypatch.setattr(progress.time, 'time', lambda: now + 30)
     lines = board.table()
     assert lines[0].split() == ['run', 'epoch', 'recall@1', 'elapsed', 'left']
     assert re.split(r'\s{2,}', lines[1]) == ['margin_seed5', '1/3', '10.00', '30 s', '1:00 min']
     # 60 s of this one and 90 s each of five, two at a time
     assert lines[2] == '0 of 6 done, 1 running, 5 to come; about 4:15 min left'
     board.refresh()
-    board.end(reproduce.Outcome(job, 'finished', 90.0))
+    board.end(progress.Outcome(job, 'finished', 90.0))
     board.refresh()
     assert '\x1b[3A\x1b[J' in stream.getvalue() and '1 of 6 done, 0 running' in stream.getvalue()
 
@@ -254,7 +254,7 @@ def test_the_live_table_shows_what_runs_and_the_time_left(place, monkeypatch):
 @pytest.mark.parametrize('seconds, text', [(0, '0 s'), (59.4, '59 s'), (59.6, '1:00 min'), (754, '12:34 min'),
                                            (11103, '3:05 h')])
 def test_durations(seconds, text):
-    assert reproduce.duration(seconds) == text
+    assert progress.duration(seconds) == text
 
 
 @pytest.mark.parametrize('words, part', [
@@ -275,25 +275,25 @@ def test_list(place):
 # The file of experiments ----------------------------------------------------------------------------------------------
 
 def test_the_projects_own_file_declares_the_paper_and_glyphs():
-    specs = reproduce.load_experiments()
+    specs = experiments.load_experiments()
     assert list(specs) == ['glyphs', 'cub-inception', 'cub-resnet50', 'cars196', 'sop', 'embedding-size', 'batch-size']
     for name in list(specs)[:5]:
         assert list(specs[name].algorithms) == [a.key for a in ALGORITHMS]
-    assert len(reproduce.expand(specs['glyphs'])) == 39 and not specs['glyphs'].needs_data
-    assert len(reproduce.expand(specs['embedding-size'])) == 8 * 6 * 3 and specs['embedding-size'].needs_data
-    assert len(reproduce.expand(specs['batch-size'])) == 6 * 5 * 3
+    assert len(experiments.expand(specs['glyphs'])) == 39 and not specs['glyphs'].needs_data
+    assert len(experiments.expand(specs['embedding-size'])) == 8 * 6 * 3 and specs['embedding-size'].needs_data
+    assert len(experiments.expand(specs['batch-size'])) == 6 * 5 * 3
     for spec in specs.values():
-        jobs = reproduce.expand(spec)
+        jobs = experiments.expand(spec)
         assert len({job.log for job in jobs}) == len({job.prefix for job in jobs}) == len(jobs)
 
 
 def test_every_command_is_one_that_its_script_takes():
     import importlib
-    for spec in reproduce.load_experiments().values():
-        for job in reproduce.expand(spec, runs=1, data_path='DIR' if spec.needs_data else None):
+    for spec in experiments.load_experiments().values():
+        for job in experiments.expand(spec, runs=1, data_path='DIR' if spec.needs_data else None):
             words = job.command(resume=True)
             opt = importlib.import_module(words[1][:-3]).parse_args(words[2:])
-            assert reproduce._agrees(job, vars(opt)), words
+            assert experiments.agrees(job, vars(opt)), words
             assert opt.save_model_prefix == job.prefix and opt.logfile == job.log and opt.seed == job.seed
 
 
@@ -307,8 +307,8 @@ def test_every_command_is_one_that_its_script_takes():
     (('[margin]', '[]'), 'at least one'), (('lr: 0.01', 'lr: 2020-13-45'), 'x.yaml')])
 def test_a_mistake_in_the_file_is_one_sentence_that_names_it(place, change, part):
     (place / 'x.yaml').write_text(FILE.replace(*change))
-    with pytest.raises(reproduce.ExperimentsError) as error:
-        reproduce.load_experiments('x.yaml')
+    with pytest.raises(experiments.ExperimentsError) as error:
+        experiments.load_experiments('x.yaml')
     assert part in str(error.value) and 'x.yaml' in str(error.value) and '\n' not in str(error.value)
 
 
@@ -331,11 +331,11 @@ def test_any_file_of_experiments_is_read_or_refused_in_one_sentence(content):
         with open(path, 'wb') as file:
             file.write(content)
         try:
-            specs = reproduce.load_experiments(path)
+            specs = experiments.load_experiments(path)
             for spec in specs.values():
-                for job in reproduce.expand(spec, runs=1):
+                for job in experiments.expand(spec, runs=1):
                     assert all(isinstance(word, str) for word in job.command())
-        except reproduce.ExperimentsError as error:
+        except experiments.ExperimentsError as error:
             assert '\n' not in str(error)
 
 
@@ -404,7 +404,7 @@ def test_a_worker_killed_midway_loses_nothing_and_nothing_runs_twice(place, monk
             process.kill()
     assert process.returncode == 0, out
     assert '6 runs done, 0 failed' in out
-    jobs = reproduce.expand(reproduce.load_experiments('x.yaml')['tiny'])
+    jobs = experiments.expand(experiments.load_experiments('x.yaml')['tiny'])
     for job in jobs:
         [experiment] = read_log(job.log)                    # one experiment: gone on with, not begun again
         assert experiment.runs[1].finished and [e.number for e in experiment.runs[1].epochs] == [1, 2, 3]
