@@ -1,5 +1,6 @@
 """Every kind of picture decodes to the colours it shows, and every broken one is refused by name."""
 import io
+import re
 import struct
 import zlib
 
@@ -30,8 +31,9 @@ def read_rgb(folder, data, *arguments):
 
 def refused(folder, data, match):
     path = write(folder, data, 'broken picture.jpg')
-    with pytest.raises(ImageError, match=match) as caught:
+    with pytest.raises(ImageError) as caught:
         read_image(path, 32)
+    assert re.search(match, caught.value.reason)        # the path, too, may hold the word
     assert str(caught.value).startswith(path + ': ') and '\n' not in str(caught.value)
     assert caught.value.path == path and path not in caught.value.reason
     assert isinstance(caught.value, DatasetError)
@@ -150,9 +152,9 @@ def test_large_jpegs_are_decoded_smaller_never_too_small(size, reduced, tmp_path
 
 
 def test_large_pngs_are_averaged(tmp_path):
-    board = np.indices((256, 256)).sum(axis=0) % 2 * 255        # the finest checks: grey from afar
-    image = read_image(write(tmp_path, encoded(np.repeat(board[:, :, None], 3, 2).astype(np.uint8), 'PNG')), 32)
-    assert abs(int(image.min()) - 127) < 3 and abs(int(image.max()) - 127) < 3
+    noise = np.random.RandomState(0).randint(0, 256, (256, 256, 3)).astype(np.uint8)
+    image = read_image(write(tmp_path, encoded(noise, 'PNG')), 32)
+    assert image.std() < 1.2 * noise.std() / 8, 'the mean of 8 x 8 pixels'
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG'])
