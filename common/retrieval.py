@@ -152,6 +152,38 @@ def square_norms(x: np.ndarray) -> np.ndarray:
     return out
 
 
+def without_spare_duplicates(x: np.ndarray, depth: int) -> np.ndarray:
+    """The rows that can be among the `depth` nearest to anything: of more than depth + 1 equal rows, the first so many.
+
+    (One more than depth, because one of them may be the query itself.) A network that collapses makes all embeddings
+    equal, and without this every comparison would be a tie, to be decided slowly.
+
+    Parameters
+    ----------
+    x : (M, E) float32 or float64.
+    depth : at least 1.
+
+    Returns
+    -------
+    Ascending row numbers, int64.
+    """
+    random = np.random.RandomState(0)
+    factors = random.randint(1 << 62, size=x.shape[1] * x.dtype.itemsize // 4).astype(np.uint64) * 2 + 1
+    hashes = np.empty(len(x), np.uint64)
+    for start in range(0, len(x), 4096):
+        bits = np.ascontiguousarray(x[start:start + 4096] + 0.0).view(np.uint32)        # + 0.0 makes -0.0 equal to 0.0
+        hashes[start:start + 4096] = (bits * factors).sum(axis=1, dtype=np.uint64)
+    order = np.argsort(hashes, kind='stable')
+    heads = np.flatnonzero(np.r_[True, np.diff(hashes[order]) != 0])
+    keep = np.ones(len(x), np.bool_)
+    sizes = np.diff(np.r_[heads, len(x)])
+    for group in np.flatnonzero(sizes > depth + 1):
+        rows = order[heads[group]:heads[group] + sizes[group]]
+        equal = rows[(x[rows] == x[rows[0]]).all(axis=1)]
+        keep[equal[depth + 1:]] = False
+    return np.flatnonzero(keep)
+
+
 class Positives:
     """The gallery's rows, grouped by class."""
 
@@ -178,22 +210,25 @@ class Search:
     Parameters
     ----------
     query, query_labels, gallery, gallery_labels : checked arrays.
-    itself : whether the queries are the gallery, so that the query of the same index is not retrieved.
+    own : (N,) int64, the gallery row that is the query itself and not to be retrieved, or -1.
+    relevant : (N,) int64, R_i of every query, positives that were left out of the gallery included.
     depth : ranks of nearest positives beyond this one need not be known.
     with_r : whether MAP@R and R-precision are wanted.
     make_tiles : from the (M, E + 1) float32 rows (y, |y|^2) to a `common.tiles.HostTiles` or its like.
     """
 
     def __init__(self, query: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray,
-                 itself: bool, depth: int, with_r: bool, make_tiles: Callable):
+                 own: np.ndarray, relevant: np.ndarray, depth: int, with_r: bool, make_tiles: Callable):
         self.query, self.query_labels = query, query_labels
         self.gallery, self.gallery_labels = gallery, gallery_labels
-        self.itself, self.depth, self.with_r = itself, depth, with_r
+        self.own, self.relevant, self.depth, self.with_r = own, relevant, depth, with_r
         self.positives = Positives(gallery_labels)
         self.centre = fit_centre(gallery, query)
         # A random order, because the first tile must be a fair sample: data sets come sorted by class.
         self.order = np.random.RandomState(0).permutation(len(gallery))
-        self.query_order = self.order if itself else np.arange(len(query))
+        places = np.empty(len(gallery) + 1, np.int64)
+        places[self.order], places[-1] = np.arange(len(gallery)), -1
+        self.own_place = places[own]                                    # in that order; -1: nowhere
         dims = gallery.shape[1]
         rows = np.empty((len(gallery), dims + 1), np.float32)
         norms = np.empty(len(gallery))
@@ -204,8 +239,7 @@ class Search:
             rows[start:stop, :-1], rows[start:stop, -1] = y, norms[start:stop]
         self.tiles = make_tiles(rows)
         self.radius = float(np.sqrt(norms.max()))
-        counts = self.positives.of(query_labels)[1]
-        self.block_size = int(np.clip((1 << 20) // max(1, counts.max() if with_r else 1), 32, QUERIES))
+        self.block_size = int(np.clip((1 << 20) // max(1, relevant.max() if with_r else 1), 32, QUERIES))
 
     def distances(self, query_rows: np.ndarray, gallery_rows: np.ndarray) -> np.ndarray:
         """Squared distances of pairs in float64, from differences; in units of the scale."""
@@ -221,9 +255,9 @@ class Search:
         return out
 
     def nearest_positives(self, rows: np.ndarray):
-        """R_i, squared distance and gallery row of the nearest positive, squared distance of the farthest, for `rows`.
+        """Squared distance and gallery row of the nearest positive, squared distance of the farthest, for `rows`.
 
-        Where there is no positive: 0, inf, -1, inf.
+        Where there is no positive: inf, -1, inf. The farthest is inf, too, where not all R_i are in the gallery.
         """
         starts, counts = self.positives.of(self.query_labels[rows])
         near, far = np.full(len(rows), np.inf), np.full(len(rows), np.inf)
@@ -233,9 +267,8 @@ class Search:
         while first < len(rows):                # as many queries at once as have PAIRS positives
             last = max(first + 1, int(np.searchsorted(ends, (ends[first - 1] if first else 0) + PAIRS, side='right')))
             block, gallery_rows = self.positives.pairs(starts[first:last], counts[first:last])
-            if self.itself:
-                other = gallery_rows != rows[first:last][block]
-                block, gallery_rows = block[other], gallery_rows[other]
+            other = gallery_rows != self.own[rows[first:last][block]]
+            block, gallery_rows = block[other], gallery_rows[other]
             if len(block):
                 squared = self.distances(rows[first:last][block], gallery_rows)
                 heads = np.flatnonzero(np.r_[True, block[1:] != block[:-1]])
@@ -245,12 +278,14 @@ class Search:
                 tied = np.flatnonzero(squared == near[block + first])[::-1]     # backwards: the lowest index stays
                 index[block[tied] + first] = gallery_rows[tied]
             first = last
-        return np.maximum(counts - int(self.itself), 0), near, index, far
+        far[counts - (self.own[rows] >= 0) < self.relevant[rows]] = np.inf
+        return near, index, far
 
     def block(self, start: int):
-        """Ranks of a block of queries: (rows, R_i, first, average precision, R-precision)."""
-        rows = self.query_order[start:start + self.block_size]
-        count, near, near_index, far = self.nearest_positives(rows)
+        """Ranks of a block of queries: (rows, first, average precision, R-precision)."""
+        rows = np.arange(start, min(start + self.block_size, len(self.query)))
+        count = self.relevant[rows]
+        near, near_index, far = self.nearest_positives(rows)
         x = self.centre(self.query[rows])
         norms = square_norms(x)
         # Bound on |computed score + |x|^2 - exact squared distance|. Three sources: the product's accumulation
@@ -266,16 +301,16 @@ class Search:
         size = len(self.gallery)
         edge = min(FIRST_TILE if self.with_r else TILE, size)
         bounds = [0] + list(range(edge, size, TILE)) + [size]
-        queries = self.tiles.queries(x)
+        queries, own = self.tiles.queries(x), self.own_place[rows]
         for a, b in zip(bounds[:-1], bounds[1:]):
-            own = np.arange(max(a, start), min(b, start + len(rows)) if self.itself else 0)
-            scores = self.tiles.scores(a, b, queries, (own - a, own - start))
+            inside = np.flatnonzero((own >= a) & (own < b))
+            scores = self.tiles.scores(a, b, queries, (own[inside] - a, inside))
             if a == 0 and self.with_r:
                 state.list_mode(scores, far)
             nearer, found = self.tiles.split(scores, state.low, state.high)
             state.nearer += nearer
             state.add(a, found)
-        return (rows, count) + state.finish()
+        return (rows,) + state.finish()
 
 
 class BlockState:
@@ -390,17 +425,24 @@ def rank(query: np.ndarray, query_labels: np.ndarray, gallery: Optional[np.ndarr
     EvaluationError : arrays that cannot be scored.
     """
     itself = gallery is None
-    search = Search(*check_inputs(query, query_labels, gallery, gallery_labels), itself=itself, depth=depth,
-                    with_r=with_r, make_tiles=make_tiles or (lambda rows: tiles_for(rows, ctx)))
-    count = len(search.query)
-    first, positives = np.empty(count, np.int64), np.empty(count, np.int64)
-    precisions = np.zeros(count), np.zeros(count)
-    for rows, r, block_first, *block_precisions in search.tiles.map(search.block, range(0, count, search.block_size)):
-        first[rows], positives[rows] = block_first, r
+    query, query_labels, gallery, gallery_labels = check_inputs(query, query_labels, gallery, gallery_labels)
+    relevant = Positives(gallery_labels).of(query_labels)[1] - int(itself)
+    kept = without_spare_duplicates(gallery, max(depth, int(relevant.max()) if with_r else 1))
+    own = np.full(len(query), -1, np.int64)
+    if itself:
+        own[kept] = np.arange(len(kept))
+    if len(kept) < len(gallery):
+        gallery, gallery_labels = gallery[kept], gallery_labels[kept]
+    search = Search(query, query_labels, gallery, gallery_labels, own, relevant, depth, with_r,
+                    make_tiles or (lambda rows: tiles_for(rows, ctx)))
+    first = np.empty(len(query), np.int64)
+    precisions = np.zeros(len(query)), np.zeros(len(query))
+    for rows, block_first, *block_precisions in search.tiles.map(search.block, range(0, len(query), search.block_size)):
+        first[rows] = block_first
         if with_r:
             for whole, part in zip(precisions, block_precisions):
                 whole[rows] = part
-    return Ranking(first, positives, *(precisions if with_r else (None, None)))
+    return Ranking(first, relevant, *(precisions if with_r else (None, None)))
 
 
 def retrieval_metrics(query: np.ndarray, query_labels: np.ndarray, gallery: Optional[np.ndarray] = None,

@@ -168,6 +168,8 @@ def test_plus_plus_draws_different_points():
     x, _ = blobs(300)
     for k in 1, 7, 150, 300:
         assert len(set(plus_plus(x, k, np.random.RandomState(0)))) == k
+    wide = np.random.RandomState(0).randn(300, 2000).astype(np.float32)    # rounding leaves more there
+    assert len(set(plus_plus(wide, 300, np.random.RandomState(0)))) == 300
     doubled = np.concatenate([x, x])
     assert len(np.unique(doubled[plus_plus(doubled, 300, np.random.RandomState(0))], axis=0)) == 300
 

@@ -128,6 +128,29 @@ def test_device_tiles_give_the_same(monkeypatch):
         compare(*CASES[name](), make_tiles=lambda rows: tiles.DeviceTiles(rows, mx.cpu()))
 
 
+@pytest.mark.parametrize('depth', [1, 3, 20, 299])
+def test_many_duplicates_at_every_depth(depth):
+    """Some of them are left out of the search; that must not show. -0.0 equals 0.0."""
+    rng = np.random.RandomState(depth)
+    x = np.repeat(rng.randint(-1, 2, (6, 2)), 50, axis=0).astype(np.float32)[rng.permutation(300)]
+    x[rng.rand(300) < 0.5] *= -1                                    # makes negative zeros
+    x[::17] += rng.randn(18, 2)
+    for classes in 2, 30, 250:
+        labels = rng.randint(0, classes, 300)
+        compare(x, labels, depth=depth)
+        compare(x, labels, depth=depth, with_r=False)
+        compare(x[:70], labels[:70], x[70:], labels[70:], depth=depth)
+
+
+def test_collapsed_embeddings_take_no_longer_search(monkeypatch):
+    """20,000 equal embeddings: the search sees as many of them as can be retrieved."""
+    seen = []
+    labels = np.arange(20000) // 5
+    retrieval.rank(np.ones((20000, 4), np.float32), labels, depth=8, make_tiles=lambda rows: seen.append(len(rows)) or
+                   tiles.HostTiles(rows))
+    assert seen == [9]
+
+
 def test_threads_do_not_change_anything(monkeypatch):
     x, labels = clusters(2000, 300)
     results = []
