@@ -395,7 +395,7 @@ def test_auto_fails_in_one_line_that_says_what_to_do(home, zoo_hash, published, 
     name = f'{NAME}-{zoo_hash[:8]}'
     good = zipped(name + '.params', published)
     server.body, server.cut = good, len(good) // 2
-    failing(home, NAME, name + '.params')
+    failing(home, NAME, 'the connection ended after', name + '.params')
     server.cut, server.status, server.body = None, 404, b'no such file'
     failing(home, NAME, name + '.params', '--pretrained none')
     server.status, server.body = 200, zipped(name + '.params', published[:-1] + b'x')
