@@ -12,6 +12,8 @@ IMAGES ?=
 export VENV PYTHON MXNET
 RUN = $(VENV)/bin/python
 BENCHMARKS = $(sort $(filter-out %/__init__.py,$(wildcard tests/benchmarks/*.py)))
+DEMO_DATA = --dataset GLYPHS --image-size 32
+DEMO_MODEL = demo/models/train_margin_GLYPHS_convnet-best
 FAULTS = $(sort $(filter-out %/__init__.py,$(wildcard tests/faults/*.py)))
 
 .DEFAULT_GOAL := help
@@ -24,7 +26,9 @@ setup:  ## make .venv with everything pinned; does nothing when it is up to date
 	@tools/setup.sh
 
 demo: setup  ## train on the embedded data set for some minutes; prints recall and where the results are
-	$(RUN) train_margin.py --dataset GLYPHS --model convnet --image-size 32 --resize 36 --batch-size 80 --epochs 8 --lr 0.01 --results-dir demo
+	$(RUN) train_margin.py --model convnet $(DEMO_DATA) --lr 1e-3 --epochs 12 --batches-per-epoch 50 --steps 8,10 --results-dir demo
+	@$(RUN) -m common.evaluation --model $(DEMO_MODEL).params --script train_margin --backbone convnet \
+		--no-nmi $(DEMO_DATA) --output demo/glyphs
 
 test: setup  ## the whole test suite
 	$(RUN) -m pytest $(PYTEST_ARGS)
@@ -35,8 +39,10 @@ lint: setup  ## style check
 faults: setup  ## kill, corrupt and starve runs, and see that they end well (minutes)
 	@set -e; for f in $(FAULTS:.py=); do echo "== $$f"; $(RUN) -m $$(echo $$f | tr / .); done
 
-reproduce: setup  ## train all twelve algorithms on the embedded data set and draw the tables (hours)
-	$(RUN) -m results.reproduce glyphs
+reproduce: setup  ## all twelve algorithms on the embedded data set, three seeds; figures and report (an hour)
+	$(RUN) -m results.reproduce glyphs --jobs 2
+	$(RUN) -m results.plots results/logs/glyphs
+	$(RUN) -m results.report results/logs/glyphs
 
 benchmarks: setup  ## measure speed, each against a plain way of doing the same (minutes)
 	@set -e; for f in $(BENCHMARKS:.py=); do echo "== $$f"; \
