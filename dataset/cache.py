@@ -23,7 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Iterator, Sequence
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -195,7 +194,7 @@ def _decode_all(file: int, paths: list[str], resize: int, boxes: np.ndarray | No
             status = _stat(paths[index])        # before reading: if the file changes meanwhile, that will be seen
             try:
                 image = read_image(paths[index], resize, None if boxes is None else boxes[index])
-                pixels, reason = cv2.cvtColor(image, cv2.COLOR_BGR2RGB), None
+                pixels, reason = np.ascontiguousarray(image), None
             except ImageError as error:
                 if skip < 1:
                     raise

@@ -34,8 +34,9 @@ _BARE_MARKERS = frozenset(range(0xD0, 0xD8)) | {0x01}
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _PNG_NEEDED = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')
-_READ = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
-         8: cv2.IMREAD_REDUCED_COLOR_8}
+# How OpenCV decodes to RGB at 1/1, 1/2, 1/4 and 1/8 of the size.
+_READ = {1: cv2.IMREAD_COLOR_RGB, 2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_COLOR_RGB,
+         4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_COLOR_RGB, 8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_COLOR_RGB}
 
 
 class ImageError(DatasetError):
@@ -153,12 +154,12 @@ def _opencv(data: bytes, flags: int) -> np.ndarray:
 
 
 def _pillow(data: bytes) -> np.ndarray:
-    """The strict and slow way: BGR of all formats above; a truncated file is an error."""
+    """The strict and slow way: RGB of all formats above; a truncated file is an error."""
     try:
         with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
             _check_size(*image.size)
             image.load()
-            return _pillow_bgr(image)
+            return _pillow_rgb(image)
     except UnidentifiedImageError as error:
         raise _Broken('it is no picture of a known kind (JPEG, PNG, GIF, BMP, WebP, TIFF, PPM)') from error
     except _Broken:
@@ -167,7 +168,7 @@ def _pillow(data: bytes) -> np.ndarray:
         raise _Broken(str(error) or type(error).__name__) from error
 
 
-def _pillow_bgr(image: Image.Image) -> np.ndarray:
+def _pillow_rgb(image: Image.Image) -> np.ndarray:
     try:
         image = ImageOps.exif_transpose(image)
     except Exception:               # broken EXIF data says nothing about the pixels: leave them as they are
@@ -178,8 +179,8 @@ def _pillow_bgr(image: Image.Image) -> np.ndarray:
     if image.mode in ('LA', 'PA', 'La', 'RGBa') or 'transparency' in image.info:
         image = image.convert('RGBA')
     if image.mode == 'RGBA':
-        return _over_white(np.asarray(image)[:, :, [2, 1, 0, 3]])
-    return np.ascontiguousarray(np.asarray(image.convert('RGB'))[:, :, ::-1])
+        return _over_white(np.asarray(image))
+    return np.array(image.convert('RGB'))
 
 
 def _over_white(image: np.ndarray) -> np.ndarray:
@@ -230,9 +231,9 @@ def _decode(data: bytes, side: int | None, box: Sequence[float] | None) -> np.nd
         if parts.rotated:
             image = _pillow(data)
         elif parts.alpha:
-            image = _over_white(_opencv(parts.data, cv2.IMREAD_UNCHANGED))
+            image = cv2.cvtColor(_over_white(_opencv(parts.data, cv2.IMREAD_UNCHANGED)), cv2.COLOR_BGR2RGB)
         else:
-            image = _opencv(parts.data, cv2.IMREAD_COLOR)
+            image = _opencv(parts.data, cv2.IMREAD_COLOR_RGB)
     elif data:
         image = _pillow(data)
     else:
@@ -256,7 +257,7 @@ def read_image(path: str, resize: int | None = None, box: Sequence[float] | None
 
     Returns
     -------
-    numpy.ndarray, uint8 (height, width, 3), blue first as OpenCV has it
+    numpy.ndarray, uint8 (height, width, 3), RGB
 
     Raises
     ------

@@ -189,7 +189,7 @@ class Loader:
             if image is None:
                 job.kept[row] = False
             else:
-                transforms.write_crop(image, job.crops[row], job.images[row], bgr=self._cache is None)
+                transforms.write_crop(image, job.crops[row], job.images[row])
         return errors
 
     def _read(self, index: int, errors: list[ImageError]) -> np.ndarray | None:

@@ -47,7 +47,7 @@ def center_crops(count: int, resize: int, image_size: int) -> np.ndarray:
     return np.tile(np.array([edge, edge, 0], dtype=np.int64), (count, 1))
 
 
-def write_crop(image: np.ndarray, crop: np.ndarray, out: np.ndarray, bgr: bool) -> None:
+def write_crop(image: np.ndarray, crop: np.ndarray, out: np.ndarray) -> None:
     """Cut a crop out of a picture and write it into a row of the batch.
 
     Parameters
@@ -56,17 +56,12 @@ def write_crop(image: np.ndarray, crop: np.ndarray, out: np.ndarray, bgr: bool) 
     crop : three int
         Top, left, mirror.
     out : numpy.ndarray, uint8 (S, S, 3)
-        Filled in place, red first.
-    bgr : bool
-        Does `image` have blue first?
+        Filled in place.
     """
     size = out.shape[0]
     top, left, mirror = crop
     part = image[top:top + size, left:left + size]
-    # cv2.flip and cvtColor: NumPy's reversed slices copy byte by byte, twenty times slower.
     if mirror:
-        part = cv2.flip(part, 1, dst=out)
-    if bgr:
-        cv2.cvtColor(part, cv2.COLOR_BGR2RGB, dst=out)
-    elif not mirror:
+        cv2.flip(part, 1, dst=out)      # NumPy copies a reversed slice byte by byte, twenty times slower
+    else:
         out[...] = part

@@ -122,7 +122,7 @@ def difference(paths: list[str]) -> tuple[float, float]:
     from dataset.decode import read_image
     to_pillow, to_opencv = [], []
     for path in paths:
-        mine = read_image(path, RESIZE)[:, :, ::-1].astype(int)
+        mine = read_image(path, RESIZE).astype(int)
         whole = Image.open(path).convert('RGB')
         to_pillow.append(np.abs(mine - np.asarray(whole.resize((RESIZE, RESIZE), Image.BILINEAR))).mean())
         plain = cv2.resize(np.asarray(whole), (RESIZE, RESIZE), interpolation=cv2.INTER_LINEAR)

@@ -26,7 +26,7 @@ def write(folder, data, name='picture.jpg'):
 
 
 def read_rgb(folder, data, *arguments):
-    return read_image(write(folder, data), *arguments)[:, :, ::-1]
+    return read_image(write(folder, data), *arguments)
 
 
 def refused(folder, data, match):
@@ -131,7 +131,7 @@ def test_resize(tmp_path):
 def test_stored_size_is_left_as_it_is(tmp_path, monkeypatch):
     path = write(tmp_path, encoded(PIXELS[:60, :60], 'PNG'))
     monkeypatch.setattr(cv2, 'resize', None)
-    np.testing.assert_array_equal(read_image(path, 60)[:, :, ::-1], PIXELS[:60, :60])
+    np.testing.assert_array_equal(read_image(path, 60), PIXELS[:60, :60])
 
 
 @pytest.mark.parametrize('size, reduced', [((600, 800), 8), ((300, 256), 4), ((255, 900), 2), ((127, 900), 1)])

@@ -24,7 +24,7 @@ def images(tmp_path):
 
 
 def pixels_of(images, index):
-    return read_image(images.paths[index])[:, :, ::-1]
+    return read_image(images.paths[index])
 
 
 def loader_threads():
