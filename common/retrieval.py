@@ -152,6 +152,17 @@ def square_norms(x: np.ndarray) -> np.ndarray:
     return out
 
 
+def row_hashes(x: np.ndarray) -> np.ndarray:
+    """(n,) uint64, equal for rows of the same bits."""
+    words = x.shape[1] * x.dtype.itemsize // 4
+    factors = np.random.RandomState(0).randint(1 << 62, size=words).astype(np.uint64) * 2 + 1
+    hashes = np.empty(len(x), np.uint64)
+    for start in range(0, len(x), 4096):
+        bits = np.ascontiguousarray(x[start:start + 4096]).view(np.uint32)
+        hashes[start:start + 4096] = (bits * factors).sum(axis=1, dtype=np.uint64)
+    return hashes
+
+
 def without_spare_duplicates(x: np.ndarray, depth: int) -> np.ndarray:
     """The rows that can be among the `depth` nearest to anything: of more than depth + 1 equal rows, the first so many.
 
@@ -167,12 +178,7 @@ def without_spare_duplicates(x: np.ndarray, depth: int) -> np.ndarray:
     -------
     Ascending row numbers, int64.
     """
-    random = np.random.RandomState(0)
-    factors = random.randint(1 << 62, size=x.shape[1] * x.dtype.itemsize // 4).astype(np.uint64) * 2 + 1
-    hashes = np.empty(len(x), np.uint64)
-    for start in range(0, len(x), 4096):
-        bits = np.ascontiguousarray(x[start:start + 4096] + 0.0).view(np.uint32)        # + 0.0 makes -0.0 equal to 0.0
-        hashes[start:start + 4096] = (bits * factors).sum(axis=1, dtype=np.uint64)
+    hashes = row_hashes(x)
     order = np.argsort(hashes, kind='stable')
     heads = np.flatnonzero(np.r_[True, np.diff(hashes[order]) != 0])
     keep = np.ones(len(x), np.bool_)
@@ -257,7 +263,7 @@ class Search:
     def nearest_positives(self, rows: np.ndarray):
         """Squared distance and gallery row of the nearest positive, squared distance of the farthest, for `rows`.
 
-        Where there is no positive: inf, -1, inf. The farthest is inf, too, where not all R_i are in the gallery.
+        Where there is no positive: inf, -1, inf.
         """
         starts, counts = self.positives.of(self.query_labels[rows])
         near, far = np.full(len(rows), np.inf), np.full(len(rows), np.inf)
@@ -278,7 +284,6 @@ class Search:
                 tied = np.flatnonzero(squared == near[block + first])[::-1]     # backwards: the lowest index stays
                 index[block[tied] + first] = gallery_rows[tied]
             first = last
-        far[counts - (self.own[rows] >= 0) < self.relevant[rows]] = np.inf
         return near, index, far
 
     def block(self, start: int):
@@ -329,8 +334,8 @@ class BlockState:
         """Chooses the queries that need the list of their R_i nearest images: the nearest positive may be in it.
 
         The R_i-th smallest score of any gallery images bounds that of the R_i-th nearest from above; groups of rows
-        give one image each, so that a partial sort of the groups' minima is enough. The farthest positive is a bound
-        too.
+        give one image each, so that a partial sort of the groups' minima is enough. Beyond the farthest positive there
+        is nothing to find, either.
         """
         most = int(self.count.max())
         group = int(np.clip(scores.shape[0] // max(1, 8 * most), 1, 32))

@@ -178,7 +178,7 @@ class Session:
         if not lock(file):
             file.close()
             raise TrainingError(f'{prefix}.*: another run saves its models there: choose another --save-model-prefix')
-        for unfinished in glob.glob(glob.escape(prefix) + '*.tmp-*'):  # of a killed process: nobody else writes here now
+        for unfinished in glob.glob(glob.escape(prefix) + '*.tmp-*'):  # of a killed process: we hold the lock
             os.unlink(unfinished)
         if not self.opt.load_checkpoint and os.path.exists(self.checkpoint_path):
             os.replace(self.checkpoint_path, self.checkpoint_path + '.previous')

@@ -262,7 +262,8 @@ def test_a_second_process_may_not_write_the_same_files(tree, tmp_path):
     log = tmp_path / 'logs' / 'train_margin_miniCUB_convnet.jsonl'
     wait_for(log.exists, first)
     try:
-        for more, named in (([], 'train_margin_miniCUB_convnet'), (['--save-model-prefix', str(tmp_path / 'x')], '.jsonl')):
+        elsewhere = ['--save-model-prefix', str(tmp_path / 'x')]
+        for more, named in (([], 'train_margin_miniCUB_convnet'), (elsewhere, '.jsonl')):
             second = start(tree, tmp_path, *more)
             _, errors = second.communicate()
             assert second.returncode == 1 and errors.count('\n') == 1 and named in errors, errors
