@@ -1,5 +1,6 @@
 """The command line: one line and exit status 2 for every mistake, defaults in --help, names as published."""
 import re
+import shlex
 import subprocess
 import sys
 
@@ -33,11 +34,10 @@ def test_every_shared_flag_is_in_help_with_its_default(capsys):
 
 
 def test_a_published_command_works_unchanged():
-    opt = train_margin.parse_args(
+    opt = train_margin.parse_args(shlex.split(
         '--gpus -1 --kvstore device --dataset CUB --data-path /DATA/CUB_200_2011 --batch-k 5 --batch-size 125 '
         '--lr 1e-4 --lr-beta 0.1 --margin 0.2 --beta 1.2 --nu 0 --epochs 20 --steps 12,14,16,18 --factor 0.5 --wd 1e-5 '
-        '--seed 123 --iteration-per-epoch 200 --number-of-runs 10 --save-model-prefix margin_loss_model'
-        .split())  # noqa: SIM905  as a user types it
+        '--seed 123 --iteration-per-epoch 200 --number-of-runs 10 --save-model-prefix margin_loss_model'))
     assert (opt.batches_per_epoch, opt.number_of_runs, opt.resize) == (200, 10, 256)
     assert opt.save_model_prefix == 'margin_loss_model'
 
