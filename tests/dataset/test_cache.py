@@ -261,6 +261,20 @@ def test_two_builders_at_once(images, folder):
     assert count.value == 24, 'one of them built, the others waited'
 
 
+def test_built_by_another_between_looking_and_locking(images, folder, monkeypatch):
+    open_it(folder, images)
+    look, looks = dataset.cache._open, []
+
+    def too_early(*arguments):
+        looks.append(arguments)
+        return None if len(looks) == 1 else look(*arguments)
+
+    monkeypatch.setattr(dataset.cache, '_open', too_early)
+    paths = decoded(monkeypatch)
+    assert_right(open_it(folder, images), images)
+    assert len(looks) == 2 and not paths, 'looked again under the lock, and did not build again'
+
+
 def test_a_killed_builder_leaves_no_lock_and_no_half_cache(images, folder):
     count = multiprocessing.Value('i', 0)
     process = start(folder, images, count)
