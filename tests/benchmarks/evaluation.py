@@ -115,6 +115,7 @@ def search(opt, dims):
             ('recall@1,2,4,..,32, MAP@R, R-precision', {}, 33),
             ('recall@1,10,100,1000', {'ks': KS, 'with_r': False}, 1001),
             ('recall@1,10,100,1000, MAP@R, R-precision', {'ks': KS}, 1001)]
+    runs = [run for run in runs if run[2] in opt.k]
     for spread in opt.spreads:
         x, labels = clusters(opt.count, opt.count * CLASSES // COUNT, dims, spread)
         theirs = {}
@@ -234,6 +235,7 @@ def main():
     parser.add_argument('--faiss-python', metavar='PATH', help='a Python that has faiss; without, it is left out')
     parser.add_argument('--rounds', type=int, default=1)
     parser.add_argument('--count', type=int, default=COUNT, help='embeddings, for search and kmeans')
+    parser.add_argument('--k', type=int, nargs='+', default=[2, 33, 1001], help='which of the searches (default: all)')
     parser.add_argument('--spreads', type=float, nargs='+', default=[1.0],
                         help='width of the classes in units of the distance of their centres')
     opt = parser.parse_args()

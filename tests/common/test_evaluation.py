@@ -130,7 +130,7 @@ def test_device_tiles_give_the_same(monkeypatch):
 
 @pytest.mark.parametrize('depth', [1, 3, 20, 299])
 def test_many_duplicates_at_every_depth(depth):
-    """Some of them are left out of the search; that must not show. -0.0 equals 0.0."""
+    """Some of them are left out of the search; that must not show. Negative zeros equal zeros."""
     rng = np.random.RandomState(depth)
     x = np.repeat(rng.randint(-1, 2, (6, 2)), 50, axis=0).astype(np.float32)[rng.permutation(300)]
     x[rng.rand(300) < 0.5] *= -1                                    # makes negative zeros
@@ -140,6 +140,13 @@ def test_many_duplicates_at_every_depth(depth):
         compare(x, labels, depth=depth)
         compare(x, labels, depth=depth, with_r=False)
         compare(x[:70], labels[:70], x[70:], labels[70:], depth=depth)
+
+
+def test_spare_duplicates_where_hashes_collide(monkeypatch):
+    x = np.array([[1, 2], [1, 2], [3, 4], [1, 2], [3, 4], [1, 2], [5, 6], [3, 4]], np.float32)
+    assert list(retrieval.without_spare_duplicates(x, 1)) == [0, 1, 2, 4, 6]
+    monkeypatch.setattr(retrieval, 'row_hashes', lambda x: np.zeros(len(x), np.uint64))
+    assert list(retrieval.without_spare_duplicates(x, 1)) == [0, 1, 2, 4, 6, 7]     # different rows are never left out
 
 
 def test_collapsed_embeddings_take_no_longer_search(monkeypatch):
@@ -323,6 +330,21 @@ def test_retrieval_picture_frames(tmp_path):
     assert os.listdir(tmp_path).count('picture.png') == 1 and not [f for f in os.listdir(tmp_path) if '.tmp-' in f]
 
 
+def test_nearest_neighbours_of_a_picture():
+    x = np.array([[5.], [0.], [5.], [6.], [5.]])
+    assert list(pictures.nearest_neighbours(x, 2, 3)) == [0, 4, 3]
+    assert list(pictures.nearest_neighbours(x, 0, 9)) == [2, 4, 3, 1]
+
+
+def test_retrieval_picture_shows_every_class_first(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pictures, 'nearest_neighbours', lambda x, query, count: shown.append(query) or [0])
+    labels = np.array([0] * 40 + [1, 2, 3])
+    imageset = collections.namedtuple('Images', 'paths')(['none'] * 43)
+    evaluation.retrieval_picture(imageset, np.zeros((43, 2)), labels, str(tmp_path / 'p.png'), queries=6)
+    assert sorted(labels[shown[:4]]) == [0, 1, 2, 3] and list(labels[shown[4:]]) == [0, 0] and len(set(shown)) == 6
+
+
 def test_retrieval_picture_refuses(tmp_path):
     imageset = collections.namedtuple('Images', 'paths')(['a', 'b', 'c'])
     with pytest.raises(EvaluationError, match='2 embeddings, but 3 images'):
@@ -346,13 +368,15 @@ def save(path, **arrays):
 
 def test_command_scores_a_file(tmp_path, capsys):
     x, labels = clusters()
+    labels[labels == np.flatnonzero(np.bincount(labels) == 2)[0]] = 0
     path = save(tmp_path / 'e.npz', embeddings=x, labels=labels)
     output = str(tmp_path / 'o.json')
     score.run(score.parse_args(['--embeddings', path, '--ks', '1,7', '--gpus', '-2', '--json', output]))
     record = json.loads((tmp_path / 'o.json').read_text())
     expected = evaluate(x, labels, ks=(1, 7), seed=123)
     assert record['metrics'] == expected and record['images'] == 260 and record['dimensions'] == 9
-    assert record['queries_without_positive'] == (np.bincount(labels) == 1).sum() > 0
+    lonely = (retrieval.rank(x, labels).positives == 0).sum()
+    assert record['queries_without_positive'] == lonely != (np.bincount(labels) == 2).sum() and lonely
     out = capsys.readouterr().out
     for value in expected.values():
         assert f'{value:.2f} %' in out
