@@ -13,7 +13,7 @@ def _dense(units: int, use_bias: bool = True) -> nn.Dense:
 
 
 class NormProxyHead(HybridBlock):
-    """Layer normalisation, dropout and a dense layer, as for the normalised softmax (arXiv:1811.12649, section 3.3).
+    """Layer normalisation, dropout and a dense layer, as for the normalised softmax (arXiv:1811.12649).
 
     The features are normalised without affine parameters and the dense layer has no bias (as in the authors' code), so
     that the embedding's entries are spread around 0, where they are thresholded to make binary embeddings. Dropout acts
