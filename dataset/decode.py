@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zlib
+from contextlib import ExitStack
 from typing import NamedTuple, Sequence
 
 import cv2
@@ -23,6 +25,11 @@ cv2.setNumThreads(1)
 
 MAX_PIXELS = 178956970
 """Larger pictures are refused as decompression bombs. The limit is Pillow's: 512 MiB of RGB."""
+
+HUGE_PIXELS = 2 ** 25
+"""Larger pictures are decoded one at a time, whatever the number of threads: each takes up to a gigabyte meanwhile."""
+
+_huge_one = threading.RLock()
 
 # What Pillow may open. Not everything it could: its EPS reader, for one, starts Ghostscript.
 _PILLOW_FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM')
@@ -64,15 +71,19 @@ class _PngParts(NamedTuple):
     rotated: bool       # has EXIF data
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, turn: ExitStack, pixel_bytes: int = 3) -> None:
+    """Refuse impossible sizes; for a huge one, wait for `turn` to be the only one."""
     if width < 1 or height < 1:
         raise _Broken(f'its header says {width} x {height} pixels')
-    if width * height > MAX_PIXELS:
-        raise _Broken(f'its header says {width} x {height} pixels, and more than {MAX_PIXELS // 10 ** 6} million are '
+    limit = MAX_PIXELS * 3 // max(3, pixel_bytes)
+    if width * height > limit:
+        raise _Broken(f'its header says {width} x {height} pixels, and more than {limit // 10 ** 6} million are '
                       f'refused as a decompression bomb')
+    if width * height > HUGE_PIXELS:
+        turn.enter_context(_huge_one)
 
 
-def _jpeg_header(data: bytes) -> _JpegHeader:
+def _jpeg_header(data: bytes, turn: ExitStack) -> _JpegHeader:
     """Walk over the segments up to the first scan, and look whether the end-of-image marker stands behind it."""
     position, end, header = 2, len(data), None
     while position + 4 <= end:
@@ -92,7 +103,7 @@ def _jpeg_header(data: bytes) -> _JpegHeader:
             if following < position + 10:
                 raise _Broken('broken JPEG: its frame header is too short')
             precision, height, width, components = struct.unpack_from('>BHHB', data, position + 4)
-            _check_size(width, height)
+            _check_size(width, height, turn)
             header = _JpegHeader(width, height, marker <= 0xC2 and precision == 8 and components in (1, 3))
         elif marker == 0xDA:
             if header is None:
@@ -109,7 +120,7 @@ def _jpeg_header(data: bytes) -> _JpegHeader:
     raise _Broken('truncated JPEG: it ends before its pixels')
 
 
-def _png_parts(data: bytes) -> _PngParts:
+def _png_parts(data: bytes, turn: ExitStack) -> _PngParts:
     """Walk over all chunks: lengths, checksums and the closing IEND."""
     view, position, end = memoryview(data), 8, len(data)
     kept, stripped, packed, alpha, rotated = [data[:8]], False, 0, False, False
@@ -134,13 +145,14 @@ def _png_parts(data: bytes) -> _PngParts:
     if kind != b'IEND':
         raise _Broken('truncated PNG: its last chunk is missing')
     width, height, depth, color = struct.unpack_from('>IIBB', data, 16)
-    _check_size(width, height)
     if depth not in _PNG_DEPTHS.get(color, ()):
         raise _Broken(f'broken PNG: {depth} bits of colour type {color} do not exist')
+    alpha = alpha or color in (4, 6)
+    _check_size(width, height, turn, (4 if alpha else 3) * (2 if depth == 16 else 1))
     # Deflate packs 1032 bytes into one at best; a row has one byte more than its pixels.
     if height * (1 + width * depth * _PNG_CHANNELS[color] // 8) > 1032 * packed:
         raise _Broken(f'truncated or forged PNG: {packed} bytes cannot hold its {width} x {height} pixels')
-    return _PngParts(b''.join(kept) if stripped else data, alpha or color in (4, 6), rotated)
+    return _PngParts(b''.join(kept) if stripped else data, alpha, rotated)
 
 
 def _opencv(data: bytes, flags: int) -> np.ndarray:
@@ -153,11 +165,11 @@ def _opencv(data: bytes, flags: int) -> np.ndarray:
     return image
 
 
-def _pillow(data: bytes) -> np.ndarray:
+def _pillow(data: bytes, turn: ExitStack) -> np.ndarray:
     """The strict and slow way: RGB of all formats above; a truncated file is an error."""
     try:
         with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
-            _check_size(*image.size)
+            _check_size(*image.size, turn)
             image.load()
             return _pillow_rgb(image)
     except UnidentifiedImageError as error:
@@ -191,8 +203,12 @@ def _over_white(image: np.ndarray) -> np.ndarray:
         return np.repeat(image[:, :, None], 3, axis=2)
     if image.shape[2] == 3:
         return image
-    alpha = image[:, :, 3:].astype(np.uint16)
-    return ((image[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    result = np.empty((*image.shape[:2], 3), dtype=np.uint8)
+    for top in range(0, len(image), 256):       # strips: 16-bit copies of a huge picture as a whole would be huge, too
+        strip = image[top:top + 256]
+        alpha = strip[:, :, 3:].astype(np.uint16)
+        result[top:top + 256] = (strip[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return result
 
 
 def _reduction(width: float, height: float, side: int) -> int:
@@ -216,26 +232,26 @@ def _crop(image: np.ndarray, box: Sequence[float], factor: int) -> np.ndarray:
     return image[top:bottom, left:right]
 
 
-def _decode(data: bytes, side: int | None, box: Sequence[float] | None) -> np.ndarray:
+def _decode(data: bytes, side: int | None, box: Sequence[float] | None, turn: ExitStack) -> np.ndarray:
     factor = 1
     if data[:2] == _JPEG:
-        header = _jpeg_header(data)
+        header = _jpeg_header(data, turn)
         if not header.fast:
-            image = _pillow(data)
+            image = _pillow(data, turn)
         else:
             if side is not None:
                 factor = _reduction(*((header.width, header.height) if box is None else box[2:]), side)
             image = _opencv(data, _READ[factor])
     elif data[:8] == _PNG:
-        parts = _png_parts(data)
+        parts = _png_parts(data, turn)
         if parts.rotated:
-            image = _pillow(data)
+            image = _pillow(data, turn)
         elif parts.alpha:
             image = cv2.cvtColor(_over_white(_opencv(parts.data, cv2.IMREAD_UNCHANGED)), cv2.COLOR_BGR2RGB)
         else:
             image = _opencv(parts.data, cv2.IMREAD_COLOR_RGB)
     elif data:
-        image = _pillow(data)
+        image = _pillow(data, turn)
     else:
         raise _Broken('it is empty')
     return image if box is None else _crop(image, box, factor)
@@ -272,11 +288,12 @@ def read_image(path: str, resize: int | None = None, box: Sequence[float] | None
     except ValueError as error:     # a zero byte in the name
         raise ImageError(path, f'it cannot be read: {error}') from error
     try:
-        image = _decode(data, resize, box)
-        if resize is not None and image.shape[:2] != (resize, resize):
-            # Linear interpolation looks at 2 x 2 pixels: enough up to twice the size. Beyond that, average.
-            averages = max(image.shape[:2]) > 2 * resize
-            image = cv2.resize(image, (resize, resize), interpolation=cv2.INTER_AREA if averages else cv2.INTER_LINEAR)
-        return image
+        with ExitStack() as turn:
+            image = _decode(data, resize, box, turn)
+            if resize is not None and image.shape[:2] != (resize, resize):
+                # Linear interpolation looks at 2 x 2 pixels: enough up to twice the size. Beyond that, average.
+                how = cv2.INTER_AREA if max(image.shape[:2]) > 2 * resize else cv2.INTER_LINEAR
+                image = cv2.resize(image, (resize, resize), interpolation=how)
+            return image
     except (_Broken, cv2.error, MemoryError) as error:
         raise ImageError(path, ' '.join(str(error).split()) or 'there is not enough memory') from error

@@ -2,7 +2,9 @@
 import io
 import re
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -92,6 +94,14 @@ def test_transparent_pixels_show_white(color, depth, tmp_path):
     assert np.abs(image[:, 50:].astype(int) - colours[:, 50:]).max() <= 1
     half = (colours[:, 40:50].astype(int) + 255) / 2
     assert np.abs(image[:, 40:50] - half).max() <= 2
+
+
+def test_transparent_and_higher_than_a_strip(tmp_path):
+    pixels = np.concatenate([smooth(600, 20), np.full((600, 20, 1), 255, dtype=np.uint8)], axis=2)
+    pixels[::100, :, 3] = 0
+    image = read_rgb(tmp_path, encoded(pixels, 'PNG'))
+    assert (image[::100] == 255).all()
+    np.testing.assert_array_equal(image[pixels[:, 0, 3] > 0], pixels[pixels[:, 0, 3] > 0][:, :, :3])
 
 
 def test_transparent_palette_shows_white(tmp_path):
@@ -224,6 +234,40 @@ def test_bombs_in_other_formats(tmp_path):
     file = io.BytesIO()
     Image.new('1', (14000, 13000)).save(file, 'TIFF', compression='group4')
     refused(tmp_path, file.getvalue(), 'decompression bomb')
+
+
+def test_huge_pictures_wait_for_each_other(tmp_path, monkeypatch):
+    """Decoding them in all threads at once would take a gigabyte for each thread."""
+    monkeypatch.setattr(decode, 'HUGE_PIXELS', 80 * 60 - 1)
+    inside, most, opencv = [], [], decode._opencv
+
+    def spy(data, flags):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        image = opencv(data, flags)
+        inside.pop()
+        return image
+
+    def most_at_once():
+        del most[:]
+        with ThreadPoolExecutor(3) as pool:
+            assert len(list(pool.map(read_image, paths * 3))) == 6
+        return max(most)
+
+    monkeypatch.setattr(decode, '_opencv', spy)
+    paths = [write(tmp_path, encoded(PIXELS), 'a.jpg'), write(tmp_path, encoded(PIXELS, 'PNG'), 'b.png')]
+    assert most_at_once() == 1
+    monkeypatch.setattr(decode, 'HUGE_PIXELS', 80 * 60)
+    assert most_at_once() > 1
+
+
+def test_the_limit_is_one_of_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, 'MAX_PIXELS', 80 * 60)
+    alpha = np.concatenate([PIXELS, PIXELS[:, :, :1]], axis=2)
+    read_rgb(tmp_path, encoded(PIXELS, 'PNG'))
+    refused(tmp_path, encoded(alpha, 'PNG'), 'decompression bomb')
+    refused(tmp_path, KINDS['16-bit png'][0], 'decompression bomb')
 
 
 def test_broken_animated_png_does_not_reach_opencv(tmp_path):

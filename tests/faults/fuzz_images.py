@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 GROUP = 500                     # pictures a process
-MEMORY = 2 * 1024 ** 3          # bytes, with two threads; two pictures of just under the limit are 1 GiB of RGB
+MEMORY = 2 * 1024 ** 3          # bytes, with two threads; a picture of just under the limit is 512 MiB of RGB
 TIMEOUT = 300                   # seconds a group
 SIZE = 32
 MUTATIONS: dict[str, Callable[[random.Random, bytes], bytes]] = {}
@@ -167,7 +167,8 @@ def bombs() -> list[bytes]:
     file = io.BytesIO()
     Image.new('L', (13000, 13000), 77).save(file, 'JPEG', quality=1)
     below, above, jpeg = zeros(13000, 13000, 2, 3), zeros(20000, 20000, 0, 1), file.getvalue()
-    return [below, above, jpeg, below[:-500] + chunk(b'IEND', b''), jpeg[:len(jpeg) * 3 // 4] + b'\xff\xd9']
+    return [below, zeros(11000, 11000, 6, 4), above, jpeg, below[:-500] + chunk(b'IEND', b''),
+            jpeg[:len(jpeg) * 3 // 4] + b'\xff\xd9']
 
 
 def originals() -> list[bytes]:
