@@ -16,7 +16,7 @@ from typing import NamedTuple, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from .errors import DatasetError
 
@@ -62,6 +62,7 @@ class _Broken(Exception):
 class _JpegHeader(NamedTuple):
     width: int
     height: int
+    huffman: bool
     fast: bool          # a kind that OpenCV decodes right: 8 bits, grey or three colours, Huffman
 
 
@@ -104,7 +105,8 @@ def _jpeg_header(data: bytes, turn: ExitStack) -> _JpegHeader:
                 raise _Broken('broken JPEG: its frame header is too short')
             precision, height, width, components = struct.unpack_from('>BHHB', data, position + 4)
             _check_size(width, height, turn)
-            header = _JpegHeader(width, height, marker <= 0xC2 and precision == 8 and components in (1, 3))
+            huffman = marker <= 0xC2
+            header = _JpegHeader(width, height, huffman, huffman and precision == 8 and components in (1, 3))
         elif marker == 0xDA:
             if header is None:
                 raise _Broken('broken JPEG: pixels before the frame header')
@@ -112,7 +114,7 @@ def _jpeg_header(data: bytes, turn: ExitStack) -> _JpegHeader:
             if not data.endswith(b'\xff\xd9') and data.rfind(b'\xff\xd9', following) < 0:
                 raise _Broken('truncated JPEG: its end-of-image marker is missing')
             # The shortest Huffman code has one bit, and every block of 8 x 8 has at least one code.
-            if header.fast and header.width * header.height > 64 * 8 * (end - following):
+            if header.huffman and header.width * header.height > 64 * 8 * (end - following):
                 raise _Broken(f'truncated or forged JPEG: {end} bytes cannot hold its {header.width} x {header.height} '
                               f'pixels')
             return header
@@ -168,6 +170,7 @@ def _opencv(data: bytes, flags: int) -> np.ndarray:
 def _pillow(data: bytes, turn: ExitStack) -> np.ndarray:
     """The strict and slow way: RGB of all formats above; a truncated file is an error."""
     try:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False  # importing gluoncv.data turns it on for the whole process
         with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
             _check_size(*image.size, turn)
             image.load()

@@ -210,6 +210,7 @@ REFUSED = {
     'jpeg bomb': (with_size(encoded(PIXELS), 65500, 65500), 'decompression bomb'),
     'png bomb': (with_size(encoded(PIXELS, 'PNG'), 2 ** 31 - 1, 2 ** 31 - 1), 'decompression bomb'),
     'jpeg with a forged size': (with_size(encoded(PIXELS), 13000, 13000), 'forged'),
+    'cmyk jpeg with a forged size': (with_size(encoded(PIXELS, mode='CMYK'), 13000, 13000), 'forged'),
     'png with a forged size': (with_size(encoded(PIXELS, 'PNG'), 13000, 13000), 'forged'),
     'jpeg without size': (with_size(encoded(PIXELS), 80, 0), '80 x 0 pixels'),
     'png without size': (with_size(encoded(PIXELS, 'PNG'), 0, 60), '0 x 60 pixels'),
@@ -281,3 +282,14 @@ def test_files_that_cannot_be_read(tmp_path):
     for path in (str(tmp_path / 'missing.jpg'), str(tmp_path), str(tmp_path / 'a\0b.jpg')):
         with pytest.raises(ImageError, match='cannot be read'):
             read_image(path)
+
+
+def test_a_library_that_lets_truncated_pictures_pass_changes_nothing(tmp_path, monkeypatch):
+    """GluonCV sets this for the whole process when it is imported."""
+    from PIL import Image, ImageFile
+    monkeypatch.setattr(ImageFile, 'LOAD_TRUNCATED_IMAGES', True)
+    whole, cut = tmp_path / 'whole.bmp', tmp_path / 'cut.bmp'
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(whole)
+    cut.write_bytes(whole.read_bytes()[:-500])
+    with pytest.raises(DatasetError):
+        decode_bgr(str(cut))
