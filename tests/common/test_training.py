@@ -246,14 +246,14 @@ def test_killed_at_any_moment_and_resumed_ends_with_the_same_bits(tree, tmp_path
 
 
 def test_ctrl_c_says_how_to_go_on(tree, tmp_path):
-    process = start(tree, tmp_path)
+    process = start(tree, tmp_path, '--epochs', '25')  # long enough not to be over by itself
     log = tmp_path / 'logs' / 'train_margin_miniCUB_convnet.jsonl'
     wait_for(lambda: log.exists() and log.read_bytes().count(b'\n') >= 3, process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
     assert '--load-checkpoint' in errors and 'Traceback' not in errors and errors.count('\n') == 1, errors
-    again = start(tree, tmp_path, '--load-checkpoint')
+    again = start(tree, tmp_path, '--epochs', '25', '--load-checkpoint')
     assert again.wait() == 0
 
 
