@@ -124,7 +124,7 @@ class Session:
         self.data = load_data(opt)
         self.arrays: Dict[str, np.ndarray] = {}
         self.progress = {'id': uuid.uuid4().hex, 'run': 1, 'member': 0, 'epoch': None, 'images_seen': 0, 'seconds': 0.0,
-                         'chosen': {}, 'runs': [], 'log_offset': None, 'described': False}
+                         'chosen': {}, 'runs': [], 'log_offset': None, 'described': False, 'zero_gradient': False}
         if opt.load_checkpoint:
             self._resume(opt.load_checkpoint)
         self.checkpoint_path = opt.save_model_prefix and opt.save_model_prefix + '.ckpt.npz'
@@ -268,7 +268,7 @@ class Session:
                 bar.set_postfix_str(f'loss {total / batches:.4f}{self._best_so_far()}', refresh=False)
                 bar.update(len(batch.labels))
         seconds = time.perf_counter() - start
-        if gradient.asscalar() == 0 and not self.progress.get('zero_gradient'):
+        if gradient.asscalar() == 0 and not self.progress['zero_gradient']:
             self.progress['zero_gradient'] = True
             self.log.write('zero_gradient', run=run, epoch=epoch)
             tqdm.write(f'{title}: the gradient was zero in every batch; the network learned nothing')
