@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import sys
@@ -221,15 +222,24 @@ def main(parse_args: Callable[..., argparse.Namespace], train: Callable[[argpars
     script = os.path.basename(sys.argv[0])
     try:
         train(parse_args())
+        sys.stdout.flush()
     except UsageError as error:
         sys.exit(_last_words(script, error, 2))
     except (DatasetError, ModelError, EvaluationError, TrainingError) as error:
         sys.exit(_last_words(script, error, 2 if str(error).startswith('--') else 1))
     except OSError as error:
-        where = f': {error.filename}' if error.filename else ''
-        sys.exit(_last_words(script, f'{error.strerror or error}{where}', 1))
+        where = error.filename or _silenced_stdout(error)
+        sys.exit(_last_words(script, f'{error.strerror or error}' + (f': {where}' if where else ''), 1))
     except KeyboardInterrupt as error:
         sys.exit(_last_words(script, error if error.args else 'interrupted', 130))
+
+
+def _silenced_stdout(error: OSError) -> str:
+    """Where a write failed that was none to a file by name: what was printed went to a full disk or a closed pipe."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE):
+        return ''
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries to print the rest at its end
+    return 'standard output'
 
 
 def _last_words(script: str, message: Any, status: int) -> int:

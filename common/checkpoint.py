@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from typing import Any, Dict, List, Tuple
 
 import mxnet as mx
@@ -16,7 +15,7 @@ import numpy as np
 from mxnet import gluon
 
 from common.errors import TrainingError
-from common.files import atomic_write
+from common.files import NPZ_DAMAGE, write_npz
 
 FORMAT = 1
 
@@ -24,8 +23,7 @@ FORMAT = 1
 def save(path: str, meta: Dict[str, Any], arrays: Dict[str, np.ndarray]) -> None:
     """Writes a checkpoint atomically: killed at any moment, it leaves the old one or the new one."""
     text = json.dumps(dict(meta, format=FORMAT))
-    with atomic_write(path) as file:
-        np.savez(file, meta=np.array(text), **arrays)
+    write_npz(path, {'meta': np.array(text), **arrays})
 
 
 def load(path: str) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
@@ -44,8 +42,9 @@ def load(path: str) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
         meta = json.loads(str(arrays.pop('meta')))
         if meta.get('format') != FORMAT:
             raise ValueError
-    except (ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, OverflowError, MemoryError,
-            SyntaxError, zipfile.BadZipFile, zipfile.LargeZipFile, OSError, RuntimeError) as error:
+    except NPZ_DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise TrainingError(f'{path}: {error.strerror}') from error
         raise TrainingError(f'{path} is not a whole checkpoint of this program (.ckpt.npz, format {FORMAT})') from error
     return meta, arrays
 

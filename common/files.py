@@ -3,8 +3,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import lzma
 import os
-from typing import IO, Iterator
+import struct
+import zipfile
+import zlib
+from typing import IO, Dict, Iterator
+
+import numpy as np
+
+#: All that `numpy.load` can raise on a damaged ``.npz``; a single flipped bit may ask for another compression.
+NPZ_DAMAGE = (ValueError, KeyError, IndexError, AttributeError, TypeError, EOFError, OverflowError, MemoryError,
+              SyntaxError, RuntimeError, OSError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+              zipfile.LargeZipFile)
 
 
 @contextlib.contextmanager
@@ -31,8 +42,27 @@ def atomic_write(path: str, mode: str = 'wb') -> Iterator[IO]:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, path) from error
+            # Some libraries report a failed write with a text alone, without a number.
+            raise OSError(error.errno, error.strerror or str(error), path) from error
         raise
+
+
+def write_npz(path: str, arrays: Dict[str, np.ndarray]) -> None:
+    """Writes a ``.npz`` without pickles, atomically.
+
+    `numpy.savez` leaves its archive open where a write fails; Python closes it later, which prints a traceback.
+
+    Raises
+    ------
+    OSError
+        With `path` as its file name.
+    ValueError
+        If an array holds Python objects.
+    """
+    with atomic_write(path) as file, zipfile.ZipFile(file, 'w') as archive:
+        for name, array in arrays.items():
+            with archive.open(f'{name}.npy', 'w', force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
 
 
 def sync_folder(folder: str) -> None:

@@ -4,6 +4,7 @@ Also the console, which says the same to a person.
 """
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
@@ -48,7 +49,8 @@ class RunLog:
         if path is None:
             return
         os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-        self._file = open(path, 'ab')  # noqa: SIM115  held, and locked, until close()
+        # Without a buffer: what a full disk refused must not be tried again when the file is closed.
+        self._file = open(path, 'ab', buffering=0)  # noqa: SIM115  held, and locked, until close()
         if not lock(self._file):
             self._file.close()
             raise TrainingError(f'{path} is being written by another run: choose another --logfile or --log-postfix')
@@ -70,8 +72,7 @@ class RunLog:
             with open(path, 'rb') as file:
                 file.seek(size - 1)
                 if file.read(1) != b'\n':
-                    self._file.write(b'\n')
-                    self._file.flush()
+                    self._append(b'\n')
 
     @property
     def offset(self) -> int:
@@ -79,15 +80,22 @@ class RunLog:
         return os.fstat(self._file.fileno()).st_size if self._file else 0
 
     def write(self, event: str, **fields: Any) -> None:
-        """Appends one event and flushes it to the operating system."""
+        """Appends one event, which is in the operating system's hands when this returns."""
         if self._file is None:
             return
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
         record = {'event': event, 'id': self.experiment_id, 'time': time, **fields}
+        self._append(json.dumps(_plain(record), allow_nan=False).encode() + b'\n')
+
+    def _append(self, line: bytes) -> None:
+        """Appends a line whole, or not at all where the disk refuses a part of it."""
+        before = self.offset
         try:
-            self._file.write(json.dumps(_plain(record), allow_nan=False).encode() + b'\n')
-            self._file.flush()
+            while line:
+                line = line[self._file.write(line):]
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(before)
             raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def close(self) -> None:

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import zipfile
-import zlib
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from common.args import main
 from common.context import get_contexts
 from common.errors import UsageError
 from common.evaluation import DEFAULT_KS, embed, evaluate
-from common.files import atomic_write
+from common.files import NPZ_DAMAGE, atomic_write, write_npz
 from common.learner import Learner, seed_everything
 from common.pictures import embedding_map, retrieval_picture
 from common.retrieval import EvaluationError, check_inputs
@@ -121,8 +120,9 @@ def load_embeddings(path: str) -> Dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS if name in file.files}
-    except (ValueError, EOFError, KeyError, AttributeError, TypeError, NotImplementedError, MemoryError,
-            zipfile.BadZipFile, zlib.error) as error:
+    except NPZ_DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise               # the disk; damage is an OSError without a number
         if isinstance(error, ValueError) and zipfile.is_zipfile(path) and 'allow_pickle' in str(error):
             raise EvaluationError(f'{path}: it holds Python objects; save arrays of numbers') from None
         raise EvaluationError(f'{path}: it is not an .npz file, or a damaged one') from None
@@ -213,8 +213,7 @@ def run(opt: argparse.Namespace) -> List[Dict]:
         prefix = opt.output or re.sub(r'\.params$', '', opt.models[0])
         arrays = {'embeddings': first, 'labels': labels, 'paths': np.array(images.paths)}
         arrays.update((f'embeddings_{name}', x) for name, x in list(outputs.items())[1:])
-        with atomic_write(f'{prefix}.npz') as file:
-            np.savez(file, **arrays)
+        write_npz(f'{prefix}.npz', arrays)
         for name, x in outputs.items():
             title = opt.models[0] if len(outputs) == 1 else f'{opt.models[0]}, {name}'
             ks = SOP_KS if opt.script_opt.dataset == 'SOP' else DEFAULT_KS

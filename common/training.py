@@ -10,8 +10,10 @@ import contextlib
 import copy
 import dataclasses
 import glob
+import io
 import math
 import os
+import re
 import time
 import uuid
 from typing import Any, Callable, Dict, List, Optional, Union
@@ -37,6 +39,8 @@ from models.weights import load_parameters, save_parameters
 
 MAY_CHANGE = {'load_checkpoint', 'number_of_runs', 'num_workers', 'gpus', 'logfile', 'log_postfix', 'save_model_prefix',
               'results_dir', 'data_path', 'cache', 'kvstore'}
+#: What may follow the prefix of models in the name of a temporary file; other runs' prefixes may begin with this one.
+_UNFINISHED = re.compile(r'(-run\d+)?(-(best|last|member\d+(-(test|val))?)\.(params|npy)|\.ckpt\.npz)\.tmp-\d+')
 
 
 @dataclasses.dataclass
@@ -128,16 +132,25 @@ class Session:
         if opt.load_checkpoint:
             self._resume(opt.load_checkpoint)
         self.checkpoint_path = opt.save_model_prefix and opt.save_model_prefix + '.ckpt.npz'
+        self.selections = ['best-on-test', 'last'] + (['best-on-val'] if self.data.val else [])
+        self.evaluated: Dict[str, Loader] = {}
+        self.log: Optional[RunLog] = None
         self._lock = self._lock_models()
-        self.log = RunLog(opt.logfile, self.progress['id'], self.progress['log_offset'])
+        try:
+            self._open_outputs()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_outputs(self) -> None:
+        self.log = RunLog(self.opt.logfile, self.progress['id'], self.progress['log_offset'])
         if not self.log.offset:
             self.progress['described'] = False
         if self.progress['log_offset'] is None:
             self._save(None)  # before the first line of the log: killed from here on, the experiment can be resumed
-        self.evaluated = {'test': self._test_loader(self.data.test)}
+        self.evaluated['test'] = self._test_loader(self.data.test)
         if self.data.val:
             self.evaluated['val'] = self._test_loader(self.data.val)
-        self.selections = ['best-on-test', 'last'] + (['best-on-val'] if self.data.val else [])
 
     def run(self) -> Dict[str, Any]:
         """Does all runs that are not done; returns their results and the summary."""
@@ -154,7 +167,8 @@ class Session:
         """Ends the loaders' threads and gives up the locks."""
         for loader in self.evaluated.values():
             loader.close()
-        self.log.close()
+        if self.log:
+            self.log.close()
         if self._lock:
             with contextlib.suppress(OSError):
                 os.unlink(self._lock.name)
@@ -162,6 +176,9 @@ class Session:
 
     def _resume(self, path: str) -> None:
         meta, self.arrays = checkpoint.load(path)
+        lacking = [name for name in (*self.progress, 'flags') if name not in meta]
+        if lacking:
+            raise TrainingError(f'{path} is not the checkpoint of a training run: it lacks {lacking[0]!r}')
         flags = _flags(self.opt)
         for name, value in meta['flags'].items():
             if name not in MAY_CHANGE and flags.get(name, value) != value:
@@ -178,8 +195,9 @@ class Session:
         if not lock(file):
             file.close()
             raise TrainingError(f'{prefix}.*: another run saves its models there: choose another --save-model-prefix')
-        for unfinished in glob.glob(glob.escape(prefix) + '*.tmp-*'):  # of a killed process: we hold the lock
-            os.unlink(unfinished)
+        for unfinished in glob.glob(glob.escape(prefix) + '*.tmp-*'):
+            if _UNFINISHED.fullmatch(unfinished[len(prefix):]):  # of a killed process: we hold the lock
+                os.unlink(unfinished)
         if not self.opt.load_checkpoint and os.path.exists(self.checkpoint_path):
             os.replace(self.checkpoint_path, self.checkpoint_path + '.previous')
         return file
@@ -327,7 +345,7 @@ class Session:
         return f", best R@1 {best['recall@1']:.2f}" if best else ''
 
     def _model_path(self, run: int, kind: str) -> str:
-        several = f'-run{run}' if self.opt.number_of_runs > 1 else ''
+        several = f'-run{run}' if run > 1 else ''  # so that more runs can be added later
         return f'{self.opt.save_model_prefix}{several}-{kind}.params'
 
     def _keep_member(self, learner: Learner, run: int, member: int, finished: Dict[str, List[np.ndarray]]) -> None:
@@ -335,8 +353,10 @@ class Session:
         if self.opt.save_model_prefix:
             save_parameters(learner.net, self._model_path(run, f'member{member + 1:02d}'))
             for name, embeddings in finished.items():
+                content = io.BytesIO()  # on a full disk, np.save to a file does not say why it failed
+                np.save(content, embeddings[member], allow_pickle=False)
                 with atomic_write(self._embeddings_path(run, member, name)) as file:
-                    np.save(file, embeddings[member], allow_pickle=False)
+                    file.write(content.getbuffer())
 
     def _embeddings_path(self, run: int, member: int, name: str) -> str:
         return self._model_path(run, f'member{member + 1:02d}')[:-len('.params')] + f'-{name}.npy'

@@ -393,7 +393,11 @@ def _unpack_all(name: str, source: Source, files: Sequence[str], tree: str, veri
         for path in files:
             say('Unpacking %s ...' % path)
             if name == 'CARS196' and path.endswith('.mat'):
-                shutil.copyfile(path, os.path.join(tree, 'cars_annos.mat'))
+                target = os.path.join(tree, 'cars_annos.mat')
+                try:
+                    shutil.copyfile(path, target)
+                except OSError as error:    # it names the source, also where the target has no room
+                    raise OSError(error.errno, error.strerror, target) from error
             else:
                 unpack.unpack(path, tree, limits)
         try:

@@ -106,6 +106,10 @@ def _write(source: IO[bytes], target: str, size: int, archive: str) -> None:
                 left -= len(block)
     except FileExistsError:
         raise DatasetError('%s holds %s twice.' % (archive, os.path.basename(target))) from None
+    except OSError as error:
+        if error.errno is None:
+            raise               # damage in the archive
+        raise OSError(error.errno, error.strerror, target) from error
 
 
 def _unpack_tar(archive: str, stream: IO[bytes], folder: str, limits: Limits, bar: tqdm) -> None:

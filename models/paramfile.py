@@ -198,6 +198,8 @@ def write(path: str, arrays: Arrays) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)

@@ -5,6 +5,7 @@ The head of that file says how it is written. Whatever the file, reading it ends
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -283,11 +284,16 @@ def write_note(job: Job, **fields: Any) -> None:
     """Notes `fields` and the job's flags, atomically."""
     path = job.note('.json')
     temporary = f'{path}.tmp-{os.getpid()}-{threading.get_ident()}'
-    with open(temporary, 'w', encoding='utf-8') as file:
-        json.dump({**fields, 'flags': job.flags}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, 'w', encoding='utf-8') as file:
+            json.dump({**fields, 'flags': job.flags}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def put_stale_aside(job: Job) -> None:

@@ -336,7 +336,7 @@ def main(argv: Optional[List[str]] = None, script_dir: str = '') -> int:
         print(f'results.reproduce: {error}', file=sys.stderr)
         return 2
     except OSError as error:
-        print(f'results.reproduce: {error.filename}: {error.strerror}', file=sys.stderr)
+        print(f'results.reproduce: {error.filename or opt.results_dir}: {error.strerror or error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('results.reproduce: interrupted; the same command goes on from here', file=sys.stderr)
