@@ -15,7 +15,7 @@ import numpy as np
 from mxnet import gluon
 
 from common.errors import TrainingError
-from common.files import NPZ_DAMAGE, write_npz
+from common.files import NPZ_DAMAGE, disk_error, write_npz
 
 FORMAT = 1
 
@@ -43,7 +43,7 @@ def load(path: str) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
         if meta.get('format') != FORMAT:
             raise ValueError
     except NPZ_DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if disk_error(error):
             raise TrainingError(f'{path}: {error.strerror}') from error
         raise TrainingError(f'{path} is not a whole checkpoint of this program (.ckpt.npz, format {FORMAT})') from error
     return meta, arrays

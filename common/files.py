@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import lzma
 import os
@@ -63,6 +64,11 @@ def write_npz(path: str, arrays: Dict[str, np.ndarray]) -> None:
         for name, array in arrays.items():
             with archive.open(f'{name}.npy', 'w', force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+
+
+def disk_error(error: BaseException) -> bool:
+    """Was it the disk that failed, and not the content that is damaged? (Damage can make `zipfile` seek to nowhere.)"""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
 def sync_folder(folder: str) -> None:

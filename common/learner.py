@@ -118,5 +118,5 @@ class Learner:
             self.sampler.load_state_dict({k: v if v.ndim else v.item() for k, v in state.items()})
             for i, trainer in enumerate(self.trainers):
                 trainer.load_state_arrays(checkpoint.unpack(f'optimizer{i}', arrays))
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, RuntimeError) as error:
             raise TrainingError(f'{path} does not fit this network, loss and optimiser: {error}') from error

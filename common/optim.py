@@ -135,6 +135,8 @@ class GroupTrainer:
             If the arrays do not fit the optimiser.
         """
         optimizer = self._trainer._optimizer
+        if arrays['counts'].ndim != 2:
+            raise ValueError('the numbers of updates are no table')
         counts = {int(i): int(n) for i, n in arrays['counts']}
         for device, context in enumerate(self._trainer._contexts):
             updater = self._trainer._updaters[device]

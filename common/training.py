@@ -176,9 +176,12 @@ class Session:
 
     def _resume(self, path: str) -> None:
         meta, self.arrays = checkpoint.load(path)
-        lacking = [name for name in (*self.progress, 'flags') if name not in meta]
-        if lacking:
-            raise TrainingError(f'{path} is not the checkpoint of a training run: it lacks {lacking[0]!r}')
+        wrong = [name for name, default in {**self.progress, 'flags': {}}.items()
+                 if not _is_like(meta.get(name, ...), default)]
+        if wrong:
+            raise TrainingError(f'{path} is not the checkpoint of a training run: it has no right {wrong[0]!r}')
+        if meta.get('script', self.opt.script) != self.opt.script:
+            raise TrainingError(f"{path} was made by {meta['script']}.py")
         flags = _flags(self.opt)
         for name, value in meta['flags'].items():
             if name not in MAY_CHANGE and flags.get(name, value) != value:
@@ -381,7 +384,7 @@ class Session:
         """Takes a checkpoint; without a learner, one of a border between members or runs."""
         if self.checkpoint_path:
             self.progress['log_offset'] = self.log.offset
-            meta = dict(self.progress, flags=_flags(self.opt))
+            meta = dict(self.progress, flags=_flags(self.opt), script=self.opt.script)
             checkpoint.save(self.checkpoint_path, meta, learner.arrays() if learner else {})
 
     def _describe(self, experiment: Experiment) -> None:
@@ -461,6 +464,13 @@ def run(opt: argparse.Namespace, build: Callable[..., Union[Experiment, Ensemble
         With one sentence that says what is wrong.
     """
     return Session(opt, build).run()
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """May a checkpoint hold `value` where a new run holds `default`? A default of None stands for a count."""
+    if default is None:
+        return value is None or type(value) is int and value >= 0
+    return type(value) is type(default) or isinstance(default, float) and type(value) is int
 
 
 def _flags(opt: argparse.Namespace) -> Dict[str, Any]:

@@ -66,6 +66,8 @@ class BatchSampler(Sampler):
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Go on where the sampler that gave `state` stood. The labels and settings are the caller's to restore."""
+        if not 0 <= int(state['position']) <= 624:      # NumPy does not look, and reads behind its array
+            raise ValueError('the generator of the batches has no position %s' % state['position'])
         self._rng.set_state(('MT19937', np.asarray(state['keys'], dtype=np.uint32), int(state['position']),
                              int(state['has_gauss']), float(state['cached_gaussian'])))
 
