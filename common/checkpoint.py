@@ -15,7 +15,7 @@ import numpy as np
 from mxnet import gluon
 
 from common.errors import TrainingError
-from common.files import NPZ_DAMAGE, disk_error, write_npz
+from common.files import read_npz, write_npz
 
 FORMAT = 1
 
@@ -37,14 +37,13 @@ def load(path: str) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
     if not os.path.exists(path):
         raise TrainingError(f'{path}: there is no checkpoint to resume')
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         meta = json.loads(str(arrays.pop('meta')))
         if meta.get('format') != FORMAT:
             raise ValueError
-    except NPZ_DAMAGE as error:
-        if disk_error(error):
-            raise TrainingError(f'{path}: {error.strerror}') from error
+    except OSError as error:
+        raise TrainingError(f'{path}: {error.strerror}') from error
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
         raise TrainingError(f'{path} is not a whole checkpoint of this program (.ckpt.npz, format {FORMAT})') from error
     return meta, arrays
 

@@ -18,7 +18,7 @@ from common.args import main
 from common.context import get_contexts
 from common.errors import UsageError
 from common.evaluation import DEFAULT_KS, embed, evaluate
-from common.files import NPZ_DAMAGE, atomic_write, disk_error, write_npz
+from common.files import atomic_write, read_npz, write_npz
 from common.learner import Learner, seed_everything
 from common.pictures import embedding_map, retrieval_picture
 from common.retrieval import EvaluationError, check_inputs
@@ -118,12 +118,9 @@ def load_embeddings(path: str) -> Dict[str, np.ndarray]:
     OSError : the file cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ARRAYS if name in file.files}
-    except NPZ_DAMAGE as error:
-        if disk_error(error):
-            raise
-        if isinstance(error, ValueError) and zipfile.is_zipfile(path) and 'allow_pickle' in str(error):
+        arrays = read_npz(path, ARRAYS)
+    except ValueError as error:
+        if zipfile.is_zipfile(path) and 'allow_pickle' in str(error):
             raise EvaluationError(f'{path}: it holds Python objects; save arrays of numbers') from None
         raise EvaluationError(f'{path}: it is not an .npz file, or a damaged one') from None
     for name in ARRAYS[:2]:

@@ -180,6 +180,8 @@ class Session:
                  if not _is_like(meta.get(name, ...), default)]
         if wrong:
             raise TrainingError(f'{path} is not the checkpoint of a training run: it has no right {wrong[0]!r}')
+        if meta['epoch'] is not None and not self.arrays:
+            raise TrainingError(f'{path} does not fit this network: it is of epoch {meta["epoch"]}, and has no arrays')
         if meta.get('script', self.opt.script) != self.opt.script:
             raise TrainingError(f"{path} was made by {meta['script']}.py")
         flags = _flags(self.opt)
