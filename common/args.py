@@ -123,7 +123,7 @@ class TrainingParser(argparse.ArgumentParser):
 
         optimisation = self.add_argument_group('optimisation')
         optimisation.add_argument('--batch-size', type=positive_int, default=batch_size, metavar='IMAGES',
-                                  help='images in a batch, over all devices')
+                                  help='images in a batch, over all devices; of each worker with --kvstore dist_sync')
         optimisation.add_argument('--epochs', type=positive_int, default=epochs, metavar='N', help='epochs of a run')
         optimisation.add_argument('--optimizer', type=_optimizer, default='adam', metavar='NAME',
                                   help='optimiser, by its name in MXNet')
@@ -146,8 +146,11 @@ class TrainingParser(argparse.ArgumentParser):
         run = self.add_argument_group('run')
         run.add_argument('--gpus', default='-1', metavar='CODE',
                          help='devices: -1 all GPUs found, else the CPU; -2 the CPU; 0,1 those GPUs')
-        run.add_argument('--kvstore', default='device', choices=['local', 'device'],
-                         help='where the gradients of several devices are added up: on the CPU, or on the devices')
+        run.add_argument('--kvstore', default='device', choices=['local', 'device', 'dist_sync'],
+                         help='where the gradients of several devices are added up: on the CPU, or on the devices; '
+                              'dist_sync: over several machines, where each worker draws batches of its own, its loss '
+                              'sees these alone, and an epoch has 1/WORKERS of the batches (see python -m '
+                              'common.launch --help)')
         run.add_argument('--seed', type=seed_number, default=123, metavar='N',
                          help='seed of the first run; run r uses seed + r - 1')
         run.add_argument('--number-of-runs', type=positive_int, default=1, metavar='N',

@@ -3,29 +3,17 @@ from __future__ import annotations
 
 import argparse
 import math
-import random
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
 from common import checkpoint
+from common.distributed import Alone
 from common.errors import TrainingError
 from common.optim import GroupTrainer, decay, parse_steps
-
-
-def derived_seed(*parts: int) -> int:
-    """A seed for one purpose, made from the run's seed and what tells the purpose apart."""
-    return int(np.random.SeedSequence([int(part) for part in parts]).generate_state(1)[0] & 0x7fffffff)
-
-
-def seed_everything(*parts: int) -> None:
-    """Seeds every global generator."""
-    seed = derived_seed(*parts)
-    mx.random.seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
+from common.seeds import derived_seed, seed_everything
 
 
 def initialize(block: gluon.Block, ctx: List[mx.Context]) -> None:
@@ -39,13 +27,15 @@ class Learner:
     """One network with its loss and optimisers, on one or several devices.
 
     The batch is split over the devices; each embeds its share; the embeddings are gathered on the first device inside
-    the recorded graph, and the loss sees the whole batch there. Gradients are therefore those of one device.
+    the recorded graph, and the loss sees the whole batch there. Gradients are therefore those of one device. Where
+    there are several workers (`cluster`, see `common.distributed`), each has a learner, and all take the same steps.
     """
 
-    def __init__(self, experiment, opt: argparse.Namespace, ctx: List[mx.Context]):
-        self.net, self.loss, self.sampler = experiment.net, experiment.loss, experiment.sampler
+    def __init__(self, experiment, opt: argparse.Namespace, ctx: List[mx.Context], cluster: Optional[Alone] = None):
+        self.opt, self.ctx, self.cluster = opt, ctx, cluster or Alone()
+        self.net, self.loss = experiment.net, experiment.loss
+        self.sampler = self.cluster.own_part(experiment.sampler)
         self.embed = experiment.embed or experiment.net
-        self.opt, self.ctx = opt, ctx
         initialize(self.net, ctx)
         initialize(self.loss, ctx[:1])
         for context in ctx:
@@ -53,7 +43,8 @@ class Learner:
         if not opt.disable_hybridize:
             self.net.hybridize(static_alloc=True)
             self.loss.hybridize(static_alloc=True)
-        self.trainers = [GroupTrainer(group, opt.kvstore) for group in experiment.param_groups if group.trainable()]
+        devices = 'device' if opt.kvstore == 'dist_sync' else opt.kvstore
+        self.trainers = [GroupTrainer(group, devices) for group in experiment.param_groups if group.trainable()]
         trainable = [p for p in self.net.collect_params().values() if p.grad_req != 'null']
         self._watched = trainable[-1] if trainable else None
 
@@ -66,11 +57,13 @@ class Learner:
         return mx.nd.concat(*[part.as_in_context(self.ctx[0]) for part in parts], dim=0)
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> float:
-        """One step of all optimisers; returns the loss."""
+        """One step of all optimisers; returns the loss, averaged over the workers like the gradients."""
         labels = mx.nd.array(labels, ctx=self.ctx[0], dtype='float32')
         with autograd.record():
             value = self.loss(self.forward(images), labels)
         value.backward()
+        gradients = [copies for trainer in self.trainers for copies in trainer.add_up()]
+        self.cluster.average([[value], *gradients])
         for trainer in self.trainers:
             trainer.step()
         return float(value.asscalar())
@@ -80,8 +73,21 @@ class Learner:
         seed_everything(seed, epoch)
         if hasattr(self.loss, 'reseed'):
             self.loss.reseed(derived_seed(seed, epoch, 1))
+        if self.cluster.size > 1:  # alone, the sampler's generator runs on through the epochs
+            self.sampler.reseed(derived_seed(seed, epoch, 2))
         multiplier = decay(epoch, parse_steps(self.opt.steps), self.opt.factor)
         return [trainer.start_epoch(epoch, multiplier) for trainer in self.trainers][0]
+
+    def start_alike(self) -> None:
+        """Takes over the parameters of worker 0."""
+        if self.cluster.size > 1:
+            _, arrays = self.cluster.from_first({}, self.arrays())
+            self.load_arrays(arrays, 'what worker 0 sent')
+
+    def end_epoch(self) -> None:
+        """Averages batch norm's running statistics over the workers, each device's for itself."""
+        statistics = self.net.collect_params('.*running_(mean|var)$').values()
+        self.cluster.average([[array] for param in statistics for array in param.list_data()])
 
     def gradient_seen(self) -> mx.nd.NDArray:
         """Largest gradient of the network's last layer in this step, left on the device."""

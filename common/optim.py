@@ -109,10 +109,17 @@ class GroupTrainer:
         self._trainer.set_learning_rate(lr)
         return lr
 
+    def add_up(self) -> List[List[mx.nd.NDArray]]:
+        """Adds up the gradients of all devices; returns those that :meth:`step` will use, as a list of equal copies."""
+        if not self.active:
+            return []
+        self._trainer.allreduce_grads()
+        return [param.list_grad() for param in self._trainer._params]
+
     def step(self) -> None:
-        """Adds up the gradients of all devices and moves the parameters."""
+        """Moves the parameters."""
         if self.active:
-            self._trainer.step(1)
+            self._trainer.update(1)
 
     def state_arrays(self) -> Dict[str, np.ndarray]:
         """Optimiser state as named NumPy arrays: ``INDEX/SLOT`` and the update counts.

@@ -16,6 +16,7 @@ import os
 import re
 import time
 import uuid
+import zlib
 from typing import Any, Callable, Dict, List, Optional, Union
 
 import mxnet as mx
@@ -25,12 +26,14 @@ from tqdm import tqdm
 
 from common import checkpoint
 from common.context import get_contexts
+from common.distributed import get_cluster
 from common.errors import TrainingError, UsageError
 from common.evaluation import embed, evaluate
 from common.files import atomic_write, lock
-from common.learner import Learner, derived_seed, seed_everything
+from common.learner import Learner
 from common.optim import ParamGroup
 from common.runlog import RunLog, describe, git_revision, t_interval, versions
+from common.seeds import derived_seed, seed_everything
 from dataset import ImageSet, get_dataset, split_classes
 from dataset.loader import Loader
 from dataset.samplers import BalancedBatches, ShuffledBatches
@@ -118,10 +121,17 @@ def shuffled_or_balanced(opt: argparse.Namespace, labels: np.ndarray) -> gluon.d
 
 
 class Session:
-    """All runs of one command: their data, log, checkpoint and results."""
+    """All runs of one command: their data, log, checkpoint and results.
+
+    Where several workers train together (`common.distributed`), each has a session, and worker 0 alone evaluates and
+    writes.
+    """
 
     def __init__(self, opt: argparse.Namespace, build: Callable):
         self.opt, self.build = opt, build
+        self.cluster = get_cluster(opt.kvstore)
+        if self.cluster.rank:
+            self.opt = opt = argparse.Namespace(**{**vars(opt), 'logfile': None, 'save_model_prefix': None})
         self.ctx = get_contexts(opt.gpus)
         if opt.batch_size < len(self.ctx):
             raise UsageError(f'--batch-size {opt.batch_size} is smaller than the number of devices')
@@ -129,12 +139,14 @@ class Session:
         self.arrays: Dict[str, np.ndarray] = {}
         self.progress = {'id': uuid.uuid4().hex, 'run': 1, 'member': 0, 'epoch': None, 'images_seen': 0, 'seconds': 0.0,
                          'chosen': {}, 'runs': [], 'log_offset': None, 'described': False, 'zero_gradient': False}
-        if opt.load_checkpoint:
+        if opt.load_checkpoint and not self.cluster.rank:
             self._resume(opt.load_checkpoint)
+        self._agree()
         self.checkpoint_path = opt.save_model_prefix and opt.save_model_prefix + '.ckpt.npz'
         self.selections = ['best-on-test', 'last'] + (['best-on-val'] if self.data.val else [])
         self.evaluated: Dict[str, Loader] = {}
         self.log: Optional[RunLog] = None
+        self.skipped: List[Dict[str, str]] = []  # images, by a worker that does not write the log
         self._lock = self._lock_models()
         try:
             self._open_outputs()
@@ -148,6 +160,8 @@ class Session:
             self.progress['described'] = False
         if self.progress['log_offset'] is None:
             self._save(None)  # before the first line of the log: killed from here on, the experiment can be resumed
+        if self.cluster.rank:
+            return
         self.evaluated['test'] = self._test_loader(self.data.test)
         if self.data.val:
             self.evaluated['val'] = self._test_loader(self.data.val)
@@ -157,7 +171,7 @@ class Session:
         try:
             for run in range(self.progress['run'], self.opt.number_of_runs + 1):
                 self._one_run(run)
-            return self._summary()
+            return {} if self.cluster.rank else self._summary()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(self._how_to_go_on()) from None
         finally:
@@ -191,6 +205,14 @@ class Session:
                 raise UsageError(f'{flag} is {flags[name]!r}, but {path} was made with {value!r}')
         self.progress.update({name: meta[name] for name in self.progress})
 
+    def _agree(self) -> None:
+        """Sees to it that all workers do the same: from where worker 0 stands, on the same data."""
+        flags = {name: value for name, value in _flags(self.opt).items() if name not in MAY_CHANGE}
+        train = self.data.train
+        self.cluster.require_same({'flags': flags, 'training images': len(train), 'devices': len(self.ctx),
+                                   'labels of the training images': zlib.crc32(train.labels.tobytes())})
+        self.progress, self.arrays = self.cluster.from_first(self.progress, self.arrays)
+
     def _lock_models(self):
         prefix = self.opt.save_model_prefix
         if prefix is None:
@@ -215,7 +237,18 @@ class Session:
         return Loader(images, sampler, train=train, image_size=opt.image_size, resize=opt.resize,
                       batch_size=None if train else opt.batch_size, use_crops=opt.use_crops, seed=seed,
                       num_workers=opt.num_workers, cache=opt.cache, skip_bad_images=opt.skip_bad_images,
-                      on_bad=lambda path, reason: self.log.write('skipped_image', path=path, reason=reason))
+                      on_bad=self._skip)
+
+    def _skip(self, path: str, reason: str) -> None:
+        if self.cluster.rank:
+            self.skipped.append({'path': path, 'reason': reason})
+        else:
+            self.log.write('skipped_image', path=path, reason=reason)
+
+    def _log_what_others_skipped(self) -> None:
+        for record in self.cluster.to_first(self.skipped):
+            self.log.write('skipped_image', **record)
+        self.skipped.clear()
 
     def _one_run(self, run: int) -> None:
         opt = copy.copy(self.opt)
@@ -226,7 +259,8 @@ class Session:
         finished: Dict[str, List[np.ndarray]] = {name: [] for name in self.evaluated}
         for member in range(ensemble.size):
             if member < self.progress['member']:
-                self._recall_member(run, member, opt, ensemble, finished)
+                if not self.cluster.rank:
+                    self._recall_member(run, member, opt, ensemble, finished)
                 continue
             if built is ensemble:
                 seed_everything(opt.seed, member)
@@ -238,8 +272,8 @@ class Session:
 
     def _one_member(self, run: int, opt: argparse.Namespace, experiment: Experiment, member: Optional[int],
                     finished: Dict[str, List[np.ndarray]], last_member: bool) -> None:
-        learner = Learner(experiment, opt, self.ctx)
-        seed = opt.seed if member is None else derived_seed(opt.seed, member)
+        learner = Learner(experiment, opt, self.ctx, self.cluster)
+        seed = self.cluster.own_seed(opt.seed if member is None else derived_seed(opt.seed, member))
         loader = self._loader(self.data.train, learner.sampler, True, seed)
         first = (member or 0) * opt.epochs
         try:
@@ -247,6 +281,7 @@ class Session:
                 learner.load_arrays(self.arrays, self.opt.load_checkpoint)
                 self.arrays = {}
             elif self.progress['epoch'] is None:
+                learner.start_alike()
                 if not opt.skip_pretrain_validation and not member:
                     self._evaluate(learner, run, 0, {}, opt, member, finished)
                 self.progress['epoch'] = 0
@@ -277,7 +312,7 @@ class Session:
         total, images, batches = 0.0, 0, 0
         gradient = mx.nd.zeros(1, ctx=self.ctx[0])
         title = f'run {run}/{self.opt.number_of_runs}, epoch {epoch}/{self.opt.epochs}'
-        images_due = len(loader) * self.opt.batch_size
+        images_due = len(loader) * self.opt.batch_size * self.cluster.size
         start = time.perf_counter()
         with tqdm(total=images_due, desc=title, unit=' images', leave=False, disable=None) as bar:
             for batch in loader:
@@ -287,9 +322,12 @@ class Session:
                     self._diverged(learner, run, epoch, batches, lr, f'a loss of {value}')
                 gradient = mx.nd.maximum(gradient, learner.gradient_seen().as_in_context(self.ctx[0]))
                 total += value
-                images += len(batch.labels)
+                images += len(batch.labels) * self.cluster.size
                 bar.set_postfix_str(f'loss {total / batches:.4f}{self._best_so_far()}', refresh=False)
-                bar.update(len(batch.labels))
+                bar.update(len(batch.labels) * self.cluster.size)
+        learner.end_epoch()
+        if self.opt.skip_bad_images:
+            self._log_what_others_skipped()
         seconds = time.perf_counter() - start
         if gradient.asscalar() == 0 and not self.progress['zero_gradient']:
             self.progress['zero_gradient'] = True
@@ -301,7 +339,9 @@ class Session:
 
     def _evaluate(self, learner: Learner, run: int, epoch: int, record: Dict[str, Any], opt: argparse.Namespace,
                   member: Optional[int], finished: Dict[str, List[np.ndarray]]) -> None:
-        """Evaluates, logs the epoch, and keeps the model where it is the best so far."""
+        """Evaluates, logs the epoch, and keeps the model where it is the best so far; nothing but on worker 0."""
+        if self.cluster.rank:
+            return
         ks = (1, 10, 100, 1000) if opt.dataset == 'SOP' else (1, 2, 4, 8, 16, 32)
         scored: Dict[str, Any] = {}
         for name, loader in self.evaluated.items():
@@ -399,6 +439,7 @@ class Session:
             'config', algorithm=self.opt.algorithm_name, script=f'{self.opt.script}.py', dataset=self.opt.dataset,
             model=self.opt.model, flags=_flags(self.opt), seed=self.opt.seed, runs=self.opt.number_of_runs,
             versions=versions(), device=[str(context) for context in self.ctx],
+            **({'workers': self.cluster.size} if self.cluster.size > 1 else {}),
             weights=getattr(experiment.net.backbone, 'weights', None), git=git_revision(),
             data={'train_images': len(train), 'train_classes': train.num_classes, 'test_images': len(test),
                   'test_classes': test.num_classes}, selection=self.selections)
@@ -458,6 +499,7 @@ def run(opt: argparse.Namespace, build: Callable[..., Union[Experiment, Ensemble
     Returns
     -------
     dict
+        On worker 0 (the only one without --kvstore dist_sync; an empty one on the others):
         ``runs``, one result a run as in the log's `run_end`, and ``summary``, as in the log. Percents.
 
     Raises

@@ -71,6 +71,10 @@ class BatchSampler(Sampler):
         self._rng.set_state(('MT19937', np.asarray(state['keys'], dtype=np.uint32), int(state['position']),
                              int(state['has_gauss']), float(state['cached_gaussian'])))
 
+    def reseed(self, seed: int) -> None:
+        """Draw from here on as a new sampler with this seed would."""
+        self._rng = np.random.RandomState(seed)
+
     def _set_length(self, batches_per_epoch: Optional[int], batch_size: int) -> None:
         """An epoch without a length of its own shows about as many images as the set has."""
         if batches_per_epoch is not None and batches_per_epoch < 0:

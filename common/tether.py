@@ -1,0 +1,46 @@
+"""Runs one process of a cluster for `common.launch`: ``python common/tether.py [SCRIPT ARGUMENT ...]``.
+
+Standard input is a pipe, or an ssh connection, of which only the launcher holds the other end. However the launcher
+ends, the pipe closes, and this process with it. Without a SCRIPT it is the parameter server or its scheduler.
+
+It ends at once also by itself: MXNet would have it wait for all others, which may be waiting for it.
+"""
+import os
+import runpy
+import sys
+import threading
+import traceback
+
+
+def _end_with_the_launcher() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+def _run() -> int:
+    try:
+        if sys.argv[0]:
+            runpy.run_path(sys.argv[0], run_name='__main__')
+        else:
+            import common  # noqa: F401  as its environment says, MXNet's import runs the server and does not return
+        return 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+if __name__ == '__main__':
+    threading.Thread(target=_end_with_the_launcher, daemon=True).start()
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.argv = sys.argv[1:] or ['']
+    sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv[0] else here
+    status = _run()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            status = status or 1
+    os._exit(status)
