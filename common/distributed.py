@@ -6,7 +6,9 @@ same step with the same optimiser, so parameters and optimiser states are the sa
 of worker 0 is a checkpoint of all.
 
 Gluon's Trainer could talk to the server itself. It would then keep the optimiser's state on the server, from where it
-cannot be saved, and several trainers (one a parameter group) would use the same keys for different parameters.
+cannot be saved, and several trainers (one a parameter group) would use the same keys for different parameters; with
+update_on_kvstore=False it ended with wrong weights in 2 of 10 trials, for a reason that we did not find. The sum below
+was exact, bit for bit, in all of 26.
 """
 from __future__ import annotations
 
@@ -84,7 +86,7 @@ class Cluster(Alone):
         """Sum over the workers, float32 (N,) on the CPU; one key of the store for each N.
 
         The server answers a push when all workers have pushed, and keeps the sum until all have pushed again, which
-        none of them does before it has pulled.
+        none of them does before it has pulled. Nothing else of ours is under way meanwhile.
         """
         if values.size not in self._keys:
             self._keys[values.size] = len(self._keys)
@@ -92,6 +94,7 @@ class Cluster(Alone):
         total = mx.nd.zeros_like(values)
         self._store.push(self._keys[values.size], values)
         self._store.pull(self._keys[values.size], out=total)
+        total.wait_to_read()
         return total
 
     def average(self, arrays: List[List[mx.nd.NDArray]]) -> None:

@@ -203,7 +203,8 @@ def launch(opt: argparse.Namespace) -> Tuple[int, str]:
 def _start(opt: argparse.Namespace, processes: List[_Process]) -> None:
     shared = {'DMLC_PS_ROOT_URI': opt.machines[0][1], 'DMLC_PS_ROOT_PORT': str(opt.port or _free_port()),
               'DMLC_NUM_WORKER': str(opt.workers), 'DMLC_NUM_SERVER': str(opt.servers)}
-    if not opt.hosts and os.environ.get('OMP_NUM_THREADS') == str(available_cores()):  # what `import common` sets for one
+    # That many are the default of one process (common.runtime).
+    if not opt.hosts and os.environ.get('OMP_NUM_THREADS') == str(available_cores()):
         shared['OMP_NUM_THREADS'] = str(max(available_cores() // opt.workers, 1))
     for role, count, command in (('scheduler', 1, []), ('server', opt.servers, []),
                                  ('worker', opt.workers, opt.command)):
