@@ -1,4 +1,5 @@
 """Training with several processes: the same steps on all workers, and an end without remains whatever dies."""
+import contextlib
 import json
 import os
 import signal
@@ -104,7 +105,11 @@ class Job:
             output, errors = self.process.communicate(timeout=seconds)
         finally:
             self.process.kill()
-        assert self.gone(), self.running()
+            left = {} if self.gone() else self.running()
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        assert not left, left
         return self.process.returncode, output, errors
 
     def gone(self, seconds=5):
