@@ -41,6 +41,7 @@ faults: setup  ## kill, corrupt and starve runs, and see that they end well (min
 
 reproduce: setup  ## all twelve algorithms on the embedded data set, three seeds; figures and report (an hour)
 	$(RUN) -m results.reproduce glyphs --jobs 2
+	$(RUN) -m results.reproduce glyphs-pretrained --jobs 2
 	$(RUN) -m results.plots results/logs/glyphs
 	$(RUN) -m results.report results/logs/glyphs
 

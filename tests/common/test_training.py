@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mxnet import gluon
 
+import train_dreml
 import train_margin
 from common import checkpoint, training
 from common.errors import TrainingError, UsageError
@@ -237,7 +238,7 @@ def test_killed_at_any_moment_and_resumed_ends_with_the_same_bits(tree, tmp_path
     last = start(tree, tmp_path / 'killed', '--load-checkpoint')
     assert last.wait() == 0, last.stderr.read()
     assert timeless(str(log)) == timeless(only(tmp_path / 'whole', '.jsonl'))
-    for name in ('-run1-best', '-run1-last', '-run2-best', '-run2-last'):
+    for name in ('convnet-best', 'convnet-last', 'convnet-run2-best', 'convnet-run2-last'):
         a, b = (parameters(only(tmp_path / where, f'{name}.params')) for where in ('whole', 'killed'))
         assert a.keys() == b.keys()
         for key in a:
@@ -286,6 +287,32 @@ def test_more_runs_can_be_added_to_a_finished_experiment(tree, tmp_path):
     training.run(margin(tree, tmp_path / 'b', '--number-of-runs', '2'), train_margin.build)
     a, b = (events(only(tmp_path / x, '.jsonl'), 'run_end') for x in 'ab')
     assert [e['last']['recall@1'] for e in a] == [e['last']['recall@1'] for e in b]
+
+
+def test_an_ensemble_that_was_interrupted_may_be_told_of_more_runs(tree, tmp_path, monkeypatch):
+    """Members are found again under the name they were saved with, and are not made anew."""
+    def dreml(*more):
+        return train_dreml.parse_args(flags(tree, tmp_path, '-L', '2', '-D', '3', '--embed-dim', '6', '--epochs', '1',
+                                            '--skip-pretrain-validation', *more))
+
+    class Killed(Exception):
+        pass
+
+    def member(self, *arguments):
+        if self.progress['member'] == 1:
+            raise Killed
+        one_member(self, *arguments)
+
+    one_member = training.Session._one_member
+    monkeypatch.setattr(training.Session, '_one_member', member)
+    with pytest.raises(Killed):
+        training.run(dreml(), train_dreml.build)
+    monkeypatch.setattr(training.Session, '_one_member', one_member)
+    embeddings = only(tmp_path, 'member01-test.npy')
+    before = os.stat(embeddings).st_mtime_ns
+    result = training.run(dreml('--load-checkpoint', '--number-of-runs', '2'), train_dreml.build)
+    assert len(result['runs']) == 2 and os.stat(embeddings).st_mtime_ns == before
+    assert len(list(tmp_path.rglob('*-run2-member*.params'))) == 2
 
 
 def test_a_new_start_keeps_the_old_checkpoint_aside(tree, tmp_path):
