@@ -8,7 +8,8 @@ of worker 0 is a checkpoint of all.
 Gluon's Trainer could talk to the server itself. It would then keep the optimiser's state on the server, from where it
 cannot be saved, and several trainers (one a parameter group) would use the same keys for different parameters; with
 update_on_kvstore=False it ended with wrong weights in 2 of 10 trials, for a reason that we did not find. The sum below
-was right in all of 26: NumPy's bits in 22 with two workers, to 1e-5 in 4 with three, where the order of summing is free.
+was right in all of 26: to NumPy's bits in 22 with two workers, to 1e-5 in 4 with three, whose order of summing is
+free.
 """
 from __future__ import annotations
 
