@@ -40,6 +40,7 @@ faults: setup  ## kill, corrupt and starve runs, and see that they end well (min
 	@set -e; for f in $(FAULTS:.py=); do echo "== $$f"; $(RUN) -m $$(echo $$f | tr / .); done
 
 reproduce: setup  ## all twelve algorithms on the embedded data set, three seeds; figures and report (an hour)
+	$(RUN) -m common.pixels --dataset GLYPHS --image-size 32 --logfile results/logs/glyphs/raw_pixels.jsonl
 	$(RUN) -m results.reproduce glyphs --jobs 2
 	$(RUN) -m results.reproduce glyphs-pretrained --jobs 2
 	$(RUN) -m results.plots results/logs/glyphs
