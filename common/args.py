@@ -8,7 +8,9 @@ import os
 import sys
 from typing import Any, Callable, List, Optional
 
-from common.errors import TrainingError, UsageError
+from mxnet.base import MXNetError
+
+from common.errors import TrainingError, UsageError, out_of_memory
 from common.evaluation import EvaluationError
 from common.optim import parse_steps
 from common.runtime import available_cores
@@ -233,6 +235,10 @@ def main(parse_args: Callable[..., argparse.Namespace], train: Callable[[argpars
     except OSError as error:
         where = error.filename or _silenced_stdout(error)
         sys.exit(_last_words(script, f'{error.strerror or error}' + (f': {where}' if where else ''), 1))
+    except (MXNetError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        sys.exit(_last_words(script, 'out of memory: lower --batch-size, --image-size or --num-workers', 1))
     except KeyboardInterrupt as error:
         sys.exit(_last_words(script, error if error.args else 'interrupted', 130))
 

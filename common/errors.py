@@ -1,4 +1,5 @@
 """The errors that end a script with one line."""
+import re
 
 
 class UsageError(Exception):
@@ -7,3 +8,9 @@ class UsageError(Exception):
 
 class TrainingError(Exception):
     """A run that cannot start or go on (diverged, locked, damaged checkpoint): exit status 1."""
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Is this how Python or MXNet, on whatever device, say that there was no memory left?"""
+    said = re.search('(?i)out of memory|failed to allocate|bad_alloc', str(error))
+    return isinstance(error, MemoryError) or said is not None

@@ -111,6 +111,6 @@ def lock(file: IO) -> bool:
     """
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
     except BlockingIOError:
         return False
+    return os.fstat(file.fileno()).st_nlink > 0  # else its last holder has deleted it, and others may lock a new one

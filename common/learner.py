@@ -11,7 +11,7 @@ from mxnet import autograd, gluon
 
 from common import checkpoint
 from common.distributed import Alone
-from common.errors import TrainingError
+from common.errors import TrainingError, UsageError, out_of_memory
 from common.optim import GroupTrainer, decay, parse_steps
 from common.seeds import derived_seed, seed_everything
 
@@ -38,8 +38,14 @@ class Learner:
         self.embed = experiment.embed or experiment.net
         initialize(self.net, ctx)
         initialize(self.loss, ctx[:1])
-        for context in ctx:
-            self.net(mx.nd.zeros((1, opt.image_size, opt.image_size, 3), ctx=context, dtype='uint8'))
+        try:
+            for context in ctx:
+                self.net(mx.nd.zeros((1, opt.image_size, opt.image_size, 3), ctx=context, dtype='uint8')).wait_to_read()
+        except mx.base.MXNetError as error:
+            if out_of_memory(error):
+                raise
+            reason = str(error).strip().split('\n')[-1].replace('MXNetError: ', '')
+            raise UsageError(f'--image-size {opt.image_size} is not for --model {opt.model}: {reason}') from error
         if not opt.disable_hybridize:
             self.net.hybridize(static_alloc=True)
             self.loss.hybridize(static_alloc=True)

@@ -60,3 +60,32 @@ def test_a_lock_is_exclusive_and_dies_with_its_process(tmp_path):
         other.wait()
         assert lock(file)
     other.stdout.close()
+
+
+def test_a_lock_on_a_deleted_file_is_none(tmp_path):
+    """The last holder deleted it between our opening and locking: the next process will make and lock another."""
+    path = tmp_path / 'x'
+    with open(path, 'ab') as file:
+        path.unlink()
+        assert not lock(file)
+
+
+def test_arrays_are_written_whole_or_not_at_all(tmp_path):
+    """A full disk is one OSError with the file's name, and nothing is printed when the archive is collected."""
+    code = ('import numpy as np, resource, sys\n'
+            'from common.files import read_npz, write_npz\n'
+            'write_npz(sys.argv[1], {"a": np.arange(3), "b": np.array("text")})\n'
+            'resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n'
+            'for n in (100, 500, 100000):\n'
+            '    try: write_npz(sys.argv[1], {"a": np.zeros(n), "b": np.zeros(n)})\n'
+            '    except OSError as e: print("refused", e.filename)\n'
+            'print(read_npz(sys.argv[1])["a"].tolist())\n')
+    path = tmp_path / 'x'
+    done = subprocess.run([sys.executable, '-c', code, str(path)], capture_output=True, text=True)
+    assert done.stdout == f'refused {path}\n' * 3 + '[0, 1, 2]\n' and not done.stderr, done.stderr
+    assert os.listdir(tmp_path) == ['x']
+
+
+def test_an_error_without_a_number_says_what_it_said(tmp_path):
+    with pytest.raises(OSError, match='4 requested and 0 written'), atomic_write(str(tmp_path / 'x')):
+        raise OSError('4 requested and 0 written')

@@ -379,6 +379,16 @@ def run_command(words: List[str], case: Optional[Case] = None, stdout: str = 'st
         time.sleep(0.005)
 
 
+def prepare() -> None:
+    """Imports once, for all commands, what takes long."""
+    sys.path.insert(0, ROOT)
+    import matplotlib.figure  # noqa: F401
+    import requests  # noqa: F401
+
+    import common.score  # noqa: F401
+    warnings.filterwarnings('ignore', category=RuntimeWarning, module='runpy')  # that a command is imported already
+
+
 def as_main(words: List[str]) -> int:
     """Runs a script or module as Python's command line does, to the exit status."""
     try:
@@ -513,12 +523,7 @@ def fill(folder: str, leave: int) -> None:
 
 def run_all(names: Sequence[str], disk: bool) -> Dict[str, Dict[str, Any]]:
     """Provokes faults (no names: all); for each case that had not to be left out its ``problem``, or None."""
-    sys.path.insert(0, ROOT)
-    import matplotlib.figure  # noqa: F401  imported once, here, for all commands
-    import requests  # noqa: F401
-
-    import common.score  # noqa: F401
-    warnings.filterwarnings('ignore', category=RuntimeWarning, module='runpy')
+    prepare()
     found: Dict[str, Dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         world = World(folder, disk)

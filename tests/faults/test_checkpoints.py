@@ -47,6 +47,22 @@ def test_a_flipped_bit_is_refused_or_harmless(tmp_path, load, refusal):
     assert refused > 8 * len(whole) / 5 / 3
 
 
+@pytest.mark.parametrize('method', [1, 8, 9, 12, 14, 99])
+def test_another_compression(tmp_path, method):
+    """One or two flipped bits make stored entries compressed ones: each module has an exception of its own."""
+    path = str(tmp_path / 'x.npz')
+    write_npz(path, {'meta': np.array(json.dumps({'format': checkpoint.FORMAT})), 'x': np.zeros(9)})
+    with open(path, 'rb') as file:
+        damaged = bytearray(file.read())
+    for start, field in ((b'PK\3\4', 8), (b'PK\1\2', 10)):
+        place = damaged.rfind(start)
+        damaged[place + field] = method
+    with open(path, 'wb') as file:
+        file.write(damaged)
+    with pytest.raises(TrainingError, match='not a whole checkpoint'):
+        checkpoint.load(path)
+
+
 def test_an_entry_hidden_by_a_flipped_bit(tmp_path):
     """The comment of the last entry but one grows over the last: what is left looks like a whole archive."""
     path = str(tmp_path / 'x.npz')
