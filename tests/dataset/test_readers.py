@@ -6,6 +6,7 @@ and one test reads a CUB of full size.
 from __future__ import annotations
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -477,3 +478,25 @@ def test_nothing_but_garbage_in_a_list(tmp_path, name, tree, file, content):
         tree(tmp_path)
     (tmp_path / file).write_bytes(content)
     reads_or_refuses(name, tmp_path)
+
+
+folder_name = st.one_of(st.sampled_from(['001.Bird', '.hidden', ' ', '~', 'a b', '-', '\u00e4', '\u202e', 'x\ny',
+                                         'x.jpg']),
+                        st.text(min_size=1, max_size=6).filter(lambda t: '/' not in t and '\0' not in t
+                                                               and t not in ('.', '..')))
+
+
+@garbage
+@given(tree=st.dictionaries(folder_name, st.lists(st.one_of(folder_name, st.sampled_from(
+    ['a.jpg', 'B.PNG', '.c.jpg', 'notes.txt', 'x.jpg/y.jpg'])), max_size=4), max_size=6))
+def test_any_folders_of_minicub(tmp_path, tree):
+    root = tmp_path / 'tree'
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    for folder, names in tree.items():
+        for name in names or ['']:
+            try:
+                touch(root, folder, name) if name else (root / folder).mkdir()
+            except (OSError, UnicodeError):     # no name for this file system, or one that is taken
+                continue
+    reads_or_refuses('miniCUB', root)

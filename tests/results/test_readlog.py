@@ -204,7 +204,12 @@ def test_a_missing_file_and_a_folder_are_one_sentence(tmp_path):
 
 _LINES = [json.dumps(e).encode() for e in [samples.config(), *samples.run_events('margin-123-64', [40.0, 50.0])]]
 _LINES += [line.encode() for line in samples.text_log([[40.0, 50.0], [30.0, 20.0]]).split('\n')]
-_JUNK = st.one_of(st.binary(max_size=200), st.sampled_from(_LINES), st.recursive(
+_PIECE = st.one_of(st.binary(max_size=6), st.sampled_from([b'nan', b'1e999', b'-1', b'9' * 400, b'[', b'=',
+                                                           b'Namespace(', b'{', b'lambda: 0', b'\xff', b'%', b':',
+                                                           b'epoch']))
+_JUNK = st.one_of(st.binary(max_size=200), st.sampled_from(_LINES), st.builds(
+    lambda line, start, length, piece: line[:start] + piece + line[start + length:], st.sampled_from(_LINES),
+    st.integers(0, 200), st.integers(0, 12), _PIECE), st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([
         'event', 'id', 'run', 'epoch', 'recall@1', 'flags', 'config', 'seed', 'best-on-test', 'val', 'outputs',
