@@ -365,8 +365,17 @@ def _mean(one: Optional[Interval]) -> str:
     return f'{one.mean:.1f}' + (f' ± {one.half:.1f}' if one.half is not None else '')
 
 
-def results_table(board: Board, title: str = '') -> str:
-    """A board as Markdown: the references, then every algorithm in the paper's order; the best mean is bold."""
+def results_table(board: Board, title: str = '', declared: Optional[Sequence[str]] = None) -> str:
+    """A board as Markdown: the references, then the algorithms in the paper's order; the best mean is bold.
+
+    Parameters
+    ----------
+    board : Board
+    title : str
+        What stands above; default: the data set and the network.
+    declared : list of str, optional
+        Keys of the algorithms that have a row also where they have no run; default: all.
+    """
     lines = [f'**{title or board.dataset + ", " + MODEL_NAMES.get(board.model, board.model)}**', '',
              '| | Recall@1 | MAP@R | NMI | Recall@1, last epoch | s / epoch | Seeds |',
              '|---|---:|---:|---:|---:|---:|---:|']
@@ -378,7 +387,8 @@ def results_table(board: Board, title: str = '') -> str:
     columns = [('best-on-test', 'recall@1'), ('best-on-test', 'map@r'), ('best-on-test', 'nmi'), ('last', 'recall@1')]
     best = {c: max((i.mean for i in (g.interval(*c) for g in groups) if i), default=None) for c in columns}
     have = {g.algorithm for g in groups}
-    for key in sorted(have | {a.key for a in ALGORITHMS}, key=position):
+    due = {a.key for a in ALGORITHMS} if declared is None else set(declared)
+    for key in sorted(have | due, key=position):
         if key not in have:
             lines.append(f'| {algorithm(key).name} | not run | | | | | |')
         for group in (g for g in groups if g.algorithm == key):
@@ -467,7 +477,7 @@ def readme_tables(results_dir: str = 'results', experiments_file: str = EXPERIME
         except LogError:
             continue
         for board in boards(experiments):
-            tables.append(results_table(board, spec.title))
+            tables.append(results_table(board, spec.title, list(spec.algorithms)))
             if name == 'glyphs':
                 glyphs = {key: group for key, group in board.chosen.items() if group.runs}
     text = '\n\n'.join(tables) or 'There are no runs of these experiments in `results/logs/` yet.'

@@ -271,6 +271,19 @@ def test_readme_is_updated_between_its_markers_and_checked(tmp_path, capsys):
     assert report.main(['--check-readme', *options]) == 1
 
 
+def test_an_experiment_of_some_algorithms_has_rows_for_these_alone(tmp_path):
+    samples.comparison(tmp_path / 'logs' / 'few', leave_out=('dreml',))
+    declared = tmp_path / 'experiments.yaml'
+    declared.write_text('experiments:\n  few:\n    title: A few\n    runs: 3\n    flags: {dataset: GLYPHS}\n'
+                        '    algorithms: {triplet: {}, dreml: {}}\n')
+    text = report.readme_tables(str(tmp_path), str(declared))['results']
+    assert '| DREML | not run' in text and text.count('not run') == 1 and '| Margin | ' in text
+    for key in ('margin', 'npairs'):
+        for log in (tmp_path / 'logs' / 'few').glob(f'{key}_*'):
+            log.unlink()
+    assert 'Margin' not in report.readme_tables(str(tmp_path), str(declared))['results']
+
+
 def test_readme_numbers_are_those_of_the_logs(tmp_path):
     for seed, recall in ((1, 50.0), (2, 52.0), (3, 54.0)):
         samples.log(tmp_path / 'logs' / 'glyphs' / f'{seed}.jsonl', 'margin', (recall, recall - 1), seed)
