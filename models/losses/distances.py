@@ -70,11 +70,13 @@ def squared_distances(F: Any, x: Any, y: Any = None, centre: bool = True) -> Any
         mean = F.BlockGrad(F.mean(x, axis=0, keepdims=True))
         x = F.broadcast_sub(x, mean)
         y = y if y is None else F.broadcast_sub(y, mean)
-    x2 = F.sum(F.square(x), axis=1, keepdims=True)
-    y, y2 = (x, x2) if y is None else (y, F.sum(F.square(y), axis=1, keepdims=True))
+    # Three dimensions, because on the CPU the gradient of a `concat` of matrices loses 3 KB of memory at every step.
+    x, y = F.expand_dims(x, axis=1), y if y is None else F.expand_dims(y, axis=1)
+    x2 = F.sum(F.square(x), axis=2, keepdims=True)
+    y, y2 = (x, x2) if y is None else (y, F.sum(F.square(y), axis=2, keepdims=True))
     # [-2x, |x|², 1] · [y, 1, |y|²]: one product, one matrix, and the gradient is two products.
-    left, right = F.concat(-2 * x, x2, F.ones_like(x2), dim=1), F.concat(y, F.ones_like(y2), y2, dim=1)
-    return F.dot(left, right, transpose_b=True)
+    left, right = F.concat(-2 * x, x2, F.ones_like(x2), dim=2), F.concat(y, F.ones_like(y2), y2, dim=2)
+    return F.dot(F.reshape(left, shape=(0, -1)), F.reshape(right, shape=(0, -1)), transpose_b=True)
 
 
 def distances(F: Any, x: Any, y: Any = None, eps: float = 1e-16, centre: bool = True) -> Any:
