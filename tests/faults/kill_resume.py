@@ -64,7 +64,8 @@ def child(moment: str, number: int, seed: int, words: Sequence[str]) -> None:
             die()
 
     def writing_hook(event: str, arguments: Sequence[Any]) -> None:
-        if event == 'open' and '.tmp-' in str(arguments[0]) and next(counter) == number:
+        if event == 'open' and str(arguments[0]).startswith(results) and 'w' in str(arguments[1]) \
+                and next(counter) == number:
             soon(0.01)
 
     append, evaluate = runlog.RunLog._append, training.evaluate
