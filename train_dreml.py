@@ -32,6 +32,8 @@ def parse_args(argv=None):
     group.add_argument('--loss', default='nca', choices=['nca', 'triplet', 'xentropy'], help='proxy loss of a member')
     group.add_argument('--static-proxies', action='store_true', help='fixed one-hot proxies')
     opt = parser.parse_args(argv)
+    if opt.meta_classes < 2:
+        parser.error('--meta-classes 1 leaves nothing to tell apart')
     dim = opt.ensemble_size * opt.meta_classes
     if opt.embed_dim not in (dim, parser.get_default('embed_dim')):
         parser.error(f'--embed-dim {opt.embed_dim} is not the {dim} of -L networks with -D numbers each')
