@@ -31,7 +31,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -430,6 +430,12 @@ def read(path: str) -> bytes:
         return file.read()
 
 
+def unfinished() -> Set[str]:
+    """Temporary files, and locks of models, at any depth of the current folder."""
+    return {os.path.join(where, name) for where, _, names in os.walk('.') for name in names
+            if '.tmp-' in name or where.endswith('models') and name.endswith('.lock')}
+
+
 class World:
     """Folders for the cases: images, a run that was killed (``results``) and one that has ended (``trained``).
 
@@ -473,6 +479,7 @@ class World:
             if case.disk is not None:
                 fill('disk', case.disk)
             before = {path: read(path) for path in case.intact}
+            before_it = unfinished()  # the run in `results` may have been killed while it wrote
             held = stack.enter_context(open(case.held, 'ab')) if case.held else None
             if held:
                 fcntl.flock(held, fcntl.LOCK_EX)
@@ -491,9 +498,8 @@ class World:
             for path, content in before.items():
                 assert read(path) == content, f'{path} has changed'
             if status != -signal.SIGKILL:
-                left = [os.path.join(where, name) for where, _, names in os.walk('.') for name in names
-                        if '.tmp-' in name or where.endswith('models') and name.endswith('.lock')]
-                assert not left, f'left behind: {left}'
+                left = unfinished() - before_it
+                assert not left, f'left behind: {sorted(left)}'
             if case.after:
                 case.after()
         shutil.rmtree(place)
