@@ -30,6 +30,7 @@ from common.distributed import get_cluster
 from common.errors import TrainingError, UsageError
 from common.evaluation import embed, evaluate
 from common.files import atomic_write, lock
+from common.interrupt import Interrupts
 from common.learner import Learner
 from common.optim import ParamGroup
 from common.runlog import RunLog, describe, git_revision, t_interval, versions
@@ -129,6 +130,7 @@ class Session:
 
     def __init__(self, opt: argparse.Namespace, build: Callable):
         self.opt, self.build = opt, build
+        self.interrupts = Interrupts()
         self.cluster = get_cluster(opt.kvstore)
         if self.cluster.rank:
             self.opt = opt = argparse.Namespace(**{**vars(opt), 'logfile': None, 'save_model_prefix': None})
@@ -169,9 +171,10 @@ class Session:
     def run(self) -> Dict[str, Any]:
         """Does all runs that are not done; returns their results and the summary."""
         try:
-            for run in range(self.progress['run'], self.opt.number_of_runs + 1):
-                self._one_run(run)
-            return {} if self.cluster.rank else self._summary()
+            with self.interrupts:
+                for run in range(self.progress['run'], self.opt.number_of_runs + 1):
+                    self._one_run(run)
+                return {} if self.cluster.rank else self._summary()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(self._how_to_go_on()) from None
         finally:
@@ -303,6 +306,7 @@ class Session:
                 elif epoch == opt.epochs and opt.save_model_prefix:
                     save_parameters(learner.net, self._model_path(run, 'last'))
                 self._save(learner if self.progress['epoch'] is not None else None)
+                self.interrupts.check()
         finally:
             loader.close()
 
@@ -316,6 +320,7 @@ class Session:
         start = time.perf_counter()
         with tqdm(total=images_due, desc=title, unit=' images', leave=False, disable=None) as bar:
             for batch in loader:
+                self.interrupts.check()
                 value = learner.step(batch.images, batch.labels)
                 batches += 1
                 if not math.isfinite(value):
@@ -345,6 +350,7 @@ class Session:
         ks = (1, 10, 100, 1000) if opt.dataset == 'SOP' else (1, 2, 4, 8, 16, 32)
         scored: Dict[str, Any] = {}
         for name, loader in self.evaluated.items():
+            self.interrupts.check()
             embeddings, labels = embed(learner.embed, loader, self.ctx)
             outputs = embeddings if isinstance(embeddings, dict) else {'': embeddings}
             if member is not None and epoch:

@@ -15,6 +15,7 @@ import train_dreml
 import train_margin
 from common import checkpoint, training
 from common.errors import TrainingError, UsageError
+from common.interrupt import Interrupts
 from common.learner import Learner
 from common.optim import param_group
 from tests.tiny import flags, make_tree
@@ -256,6 +257,45 @@ def test_ctrl_c_says_how_to_go_on(tree, tmp_path):
     assert '--load-checkpoint' in errors and 'Traceback' not in errors and errors.count('\n') == 1, errors
     again = start(tree, tmp_path, '--epochs', '25', '--load-checkpoint')
     assert again.wait() == 0
+
+
+class Dying:
+    """Ctrl-C is pressed while its destructor runs, as it may while one of MXNet's arrays is freed."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(100):  # Python looks for signals between two lines
+            pass
+
+
+def test_ctrl_c_is_not_lost_in_a_destructor(tree, tmp_path, monkeypatch):
+    step, dropped = Learner.step, []
+    monkeypatch.setattr(sys, 'unraisablehook', dropped.append)
+
+    def step_and_free(self, *batch):
+        Dying()
+        return step(self, *batch)
+
+    monkeypatch.setattr(Learner, 'step', step_and_free)
+    with pytest.raises(KeyboardInterrupt, match='--load-checkpoint'):
+        training.run(margin(tree, tmp_path), train_margin.build)
+    assert not dropped
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not events(only(tmp_path, '.jsonl'), 'summary')
+
+
+def test_a_second_ctrl_c_is_raised_at_once_and_one_that_is_ignored_stays_so():
+    with pytest.raises(KeyboardInterrupt), Interrupts():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGINT)
+            interrupts.check()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_second_process_may_not_write_the_same_files(tree, tmp_path):
