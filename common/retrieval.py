@@ -341,14 +341,13 @@ class BlockState:
         group = int(np.clip(scores.shape[0] // max(1, 8 * most), 1, 32))
         minima = self.search.tiles.group_minima(scores, group)
         groups = len(minima)
-        places = np.unique(self.count[(self.count > 0) & (self.count <= groups)]) - 1
-        if len(places) > 16:
-            minima.sort(axis=0)
-        elif len(places):
-            minima.partition(places, axis=0)
         bound = np.full(len(self.rows), np.inf)
         known = np.flatnonzero((self.count > 0) & (self.count <= groups))
-        bound[known] = minima[self.count[known] - 1, known] + 2 * self.error[known]
+        if len(known):
+            last = int(self.count[known].max())
+            minima.partition(last - 1, axis=0)
+            smallest = np.sort(minima[:last], axis=0)
+            bound[known] = smallest[self.count[known] - 1, known] + 2 * self.error[known]
         bound = np.minimum(bound, far - self.norms + self.error)
         self.listed = (self.count > 0) & (self.near - self.norms + self.error <= bound)
         self.low[self.listed] = -np.inf
