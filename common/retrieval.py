@@ -35,7 +35,7 @@ from common.tiles import tiles_for
 
 MISS = np.iinfo(np.int64).max           # rank of a query whose nearest positive was not found
 QUERIES = 512                           # queries in a block
-TILE = 2040                             # gallery rows in a tile: 2040 x 512 float32 = 4 MB, cached
+TILE = 1020                             # gallery rows in a tile: 1020 x 512 float32 = 2 MB, cached
 FIRST_TILE = 8160                       # gallery rows from which the distance of the R-th nearest is estimated
 PAIRS = 1 << 18                         # pairs (query, gallery image) that may wait for their exact distance
 UNIT = 2.0 ** -24                       # unit round-off of float32
@@ -338,7 +338,7 @@ class BlockState:
         is nothing to find, either.
         """
         most = int(self.count.max())
-        group = int(np.clip(scores.shape[0] // max(1, 8 * most), 1, 32))
+        group = int(np.clip(scores.shape[0] // max(1, 4 * most), 1, 64))
         minima = self.search.tiles.group_minima(scores, group)
         groups = len(minima)
         bound = np.full(len(self.rows), np.inf)

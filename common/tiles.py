@@ -101,8 +101,13 @@ class HostTiles:
     def split(self, scores: np.ndarray, low: np.ndarray, high: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         """How many scores of every column are below low, and the flat places of those in low..high."""
         _, below, found = self._buffers(scores.shape)
-        np.less(scores, low, out=below)
         np.less_equal(scores, high, out=found)
+        if np.count_nonzero(found) < found.size // 32:          # few: looked at one by one
+            places = np.flatnonzero(found.reshape(-1))
+            columns = places % scores.shape[1]
+            nearer = scores.reshape(-1)[places] < low[columns]
+            return np.bincount(columns[nearer], minlength=scores.shape[1]), places[~nearer]
+        np.less(scores, low, out=below)
         below, found = below.view(np.uint8), found.view(np.uint8)
         np.bitwise_xor(found, below, out=found)
         count = np.zeros(scores.shape[1], np.int64)
