@@ -4,7 +4,9 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Optional
+from typing import Iterable, Iterator, Optional, TypeVar
+
+Item = TypeVar('Item')
 
 
 class Interrupts:
@@ -42,3 +44,9 @@ class Interrupts:
         """Raises KeyboardInterrupt if Ctrl-C was pressed."""
         if self._asked:
             raise KeyboardInterrupt
+
+    def between(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, with a :meth:`check` before each."""
+        for item in items:
+            self.check()
+            yield item

@@ -319,8 +319,7 @@ class Session:
         images_due = len(loader) * self.opt.batch_size * self.cluster.size
         start = time.perf_counter()
         with tqdm(total=images_due, desc=title, unit=' images', leave=False, disable=None) as bar:
-            for batch in loader:
-                self.interrupts.check()
+            for batch in self.interrupts.between(loader):
                 value = learner.step(batch.images, batch.labels)
                 batches += 1
                 if not math.isfinite(value):
@@ -350,8 +349,7 @@ class Session:
         ks = (1, 10, 100, 1000) if opt.dataset == 'SOP' else (1, 2, 4, 8, 16, 32)
         scored: Dict[str, Any] = {}
         for name, loader in self.evaluated.items():
-            self.interrupts.check()
-            embeddings, labels = embed(learner.embed, loader, self.ctx)
+            embeddings, labels = embed(learner.embed, self.interrupts.between(loader), self.ctx)
             outputs = embeddings if isinstance(embeddings, dict) else {'': embeddings}
             if member is not None and epoch:
                 finished[name].append(next(iter(outputs.values())))

@@ -1,4 +1,5 @@
 """The training loop: logs, fresh starts, several devices, interruption and exact resumption."""
+import dataclasses
 import json
 import os
 import signal
@@ -282,6 +283,25 @@ def test_ctrl_c_is_not_lost_in_a_destructor(tree, tmp_path, monkeypatch):
     assert not dropped
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert not events(only(tmp_path, '.jsonl'), 'summary')
+
+
+def test_ctrl_c_does_not_wait_for_the_end_of_an_evaluation(tree, tmp_path):
+    calls = []
+
+    def build(opt, data, ctx):
+        experiment = train_margin.build(opt, data, ctx)
+
+        def embed(images):
+            if not calls:
+                signal.raise_signal(signal.SIGINT)
+            calls.append(len(images))
+            return experiment.net(images)
+
+        return dataclasses.replace(experiment, embed=embed)
+
+    with pytest.raises(KeyboardInterrupt):
+        training.run(margin(tree, tmp_path, '--batch-size', '8'), build)
+    assert calls == [8]  # of 32 images
 
 
 def test_a_second_ctrl_c_is_raised_at_once_and_one_that_is_ignored_stays_so():
