@@ -35,6 +35,8 @@ _SSH = ['ssh', '-o', 'BatchMode=yes', '-o', 'ConnectTimeout=20', '-o', 'ServerAl
 _OWN_WORDS = (1, 2, 130)    # a script that ends with one of these has said why
 _SECONDS_TO_END = 3         # that others get when one has ended: what stops one often stops all
 _SECONDS_TO_STOP = 10       # that worker 0 gets after Ctrl-C, to finish the batch and say how to go on
+_SECONDS_OF_SILENCE = 40    # after which a process on another machine takes this one for dead
+_PULSE = 5                  # seconds from one sign of life to the next
 
 
 class _Parser(argparse.ArgumentParser):
@@ -120,6 +122,7 @@ class _Process:
         environment = dict(os.environ)
         environment.pop('PORT', None)
         if host:
+            variables = {**variables, 'DML_SILENCE': str(_SECONDS_OF_SILENCE)}
             words = ['env', '-u', 'PORT', *(f'{name}={value}' for name, value in variables.items()),
                      sys.executable, _TETHER, *command]
             line = f'cd {shlex.quote(os.getcwd())} && exec ' + ' '.join(map(shlex.quote, words))
@@ -128,12 +131,18 @@ class _Process:
             words = [sys.executable, _TETHER, *command]
             environment.update(variables)
         # In a session of its own, so that Ctrl-C reaches the launcher alone, which then ends all in order.
-        self._process = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, start_new_session=True,
+        self._process = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, bufsize=0,
+                                         start_new_session=True,
                                          stdout=None if self.first else subprocess.DEVNULL, stderr=self._errors)
 
     @property
     def status(self) -> Optional[int]:
         return self._process.poll()
+
+    def pulse(self) -> None:
+        """A sign of life."""
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(b'.')
 
     def interrupt(self) -> None:
         """Ctrl-C."""
@@ -159,6 +168,8 @@ class _Process:
         """How it ended, in one sentence, after its traceback if it left one."""
         if self.status < 0:
             how = f'{self.name} was killed by {signal.Signals(-self.status).name}'
+        elif self.host and self.status == 255:      # of ssh
+            how = f'{self.name} was killed, or cannot be reached'
         else:
             how = f'{self.name} ended' + (f' with exit status {self.status}' if self.status else ' too early')
         said = ''
@@ -223,7 +234,12 @@ def _free_port() -> int:
 def _watch(processes: List[_Process]) -> Tuple[int, str]:
     """Waits until all workers are done, or one process has ended that should not have."""
     workers = [p for p in processes if p.role == 'worker']
+    pulse = time.monotonic()
     while True:
+        if time.monotonic() >= pulse:
+            pulse = time.monotonic() + _PULSE
+            for process in processes:
+                process.pulse()
         if all(p.status == 0 for p in workers):
             return 0, ''
         ended = [p for p in processes if p.status is not None and (p.status or p not in workers)]

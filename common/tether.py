@@ -1,19 +1,23 @@
 """Runs one process of a cluster for `common.launch`: ``python common/tether.py [SCRIPT ARGUMENT ...]``.
 
 Standard input is a pipe, or an ssh connection, of which only the launcher holds the other end. However the launcher
-ends, the pipe closes, and this process with it. Without a SCRIPT it is the parameter server or its scheduler.
+ends, the pipe closes, and this process with it. On another machine that may never be heard of, when the network fails:
+there the launcher writes into the pipe from time to time, and ``DML_SILENCE`` says for how many seconds it may be silent.
+Without a SCRIPT this is the parameter server or its scheduler.
 
 It ends at once also by itself: MXNet would have it wait for all others, which may be waiting for it.
 """
 import os
 import runpy
+import select
 import sys
 import threading
 import traceback
 
 
 def _end_with_the_launcher() -> None:
-    while os.read(0, 4096):
+    silence = float(os.environ['DML_SILENCE']) if 'DML_SILENCE' in os.environ else None
+    while select.select([0], [], [], silence)[0] and os.read(0, 4096):
         pass
     os._exit(1)
 

@@ -255,22 +255,65 @@ def test_bad_data_of_one_worker_ends_the_job_with_one_sentence(tree, tmp_path):
     assert status == 1 and errors.count('\n') == 1 and '3.png' in errors, errors
 
 
-def test_over_ssh_an_ensemble_is_trained(tree, tmp_path):
-    """A stand-in for ssh runs the line here, with an environment of its own, as a login shell would."""
-    fake = tmp_path / 'bin' / 'ssh'
+@pytest.fixture
+def ssh(tmp_path, monkeypatch):
+    """A stand-in for ssh runs the line here, with an environment of its own, as a login shell would.
+
+    Returns the file in which it writes down the hosts.
+    """
+    fake, seen = tmp_path / 'bin' / 'ssh', tmp_path / 'seen'
     fake.parent.mkdir()
     fake.write_text('#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift 2; done\necho "$1" >> "$HOSTS_SEEN"\nshift\n'
                     'exec env -i JOB="$JOB" HOME="$HOME" PATH=/usr/bin:/bin PORT=1 sh -c "$*"\n')
     fake.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{fake.parent}:{os.environ["PATH"]}')
+    monkeypatch.setenv('HOSTS_SEEN', str(seen))
+    return seen
+
+
+def test_over_ssh_an_ensemble_is_trained(tree, tmp_path, ssh):
     hosts = tmp_path / 'hosts.txt'
     hosts.write_text('127.0.0.1   # this machine\n\nsomebody@localhost\n')
     job = Job(['train_dreml.py', '-L', '2', '-D', '4'], tree, tmp_path / 'r', '--embed-dim', '8', '--epochs', '1',
-              launcher=('--workers', '2', '--hosts', str(hosts)),
-              environment={'PATH': f'{fake.parent}:{os.environ["PATH"]}', 'HOSTS_SEEN': str(tmp_path / 'seen')})
+              launcher=('--workers', '2', '--hosts', str(hosts)))
     status, _, errors = job.end()
     assert status == 0, errors
-    assert sorted((tmp_path / 'seen').read_text().split()) == ['127.0.0.1'] * 3 + ['somebody@localhost']
+    assert sorted(ssh.read_text().split()) == ['127.0.0.1'] * 3 + ['somebody@localhost']
     assert [(e['epoch'], e.get('member')) for e in epochs(tmp_path / 'r')] == [(0, 1), (1, 1), (2, 2)]
+
+
+def test_processes_elsewhere_are_shown_that_the_launcher_lives(tree, tmp_path, ssh, monkeypatch):
+    monkeypatch.setattr(launch, '_SECONDS_OF_SILENCE', 2)  # less than the job takes
+    monkeypatch.setattr(launch, '_PULSE', 0.2)
+    hosts = tmp_path / 'hosts.txt'
+    hosts.write_text('127.0.0.1\n')
+    given = flags(tree, tmp_path / 'r', '--epochs', '1')
+    opt = launch.parse_args(['--workers', '1', '--hosts', str(hosts), '--', *MARGIN, *given])
+    start = time.monotonic()
+    assert launch.launch(opt) == (0, '')
+    assert time.monotonic() - start > 2
+
+
+def test_a_launcher_that_falls_silent_is_taken_for_dead(tmp_path):
+    script = tmp_path / 'sleep.py'
+    script.write_text('import time\ntime.sleep(60)\n')
+    process = subprocess.Popen([sys.executable, launch._TETHER, str(script)], stdin=subprocess.PIPE, bufsize=0,
+                               env={**os.environ, 'DML_SILENCE': '1'})
+    with process:
+        for _ in range(15):
+            process.stdin.write(b'.')
+            time.sleep(0.2)
+        assert process.poll() is None
+        assert process.wait(timeout=20) == 1  # with the pipe open
+
+
+def test_a_machine_that_cannot_be_reached_is_named(tree, tmp_path, ssh):
+    (tmp_path / 'bin' / 'ssh').write_text('#!/bin/sh\nexit 255\n')
+    hosts = tmp_path / 'hosts.txt'
+    hosts.write_text('somebody@localhost\n')
+    status, _, errors = Job(MARGIN, tree, tmp_path, launcher=('--workers', '1', '--hosts', str(hosts))).end()
+    assert status == 1 and errors.count('\n') == 1, errors
+    assert 'somebody@localhost was killed, or cannot be reached' in errors
 
 
 @pytest.mark.parametrize('words, named', [
