@@ -122,7 +122,8 @@ class _Process:
         environment = dict(os.environ)
         environment.pop('PORT', None)
         if host:
-            variables = {**variables, 'DML_SILENCE': str(_SECONDS_OF_SILENCE)}
+            # What worker 0 prints comes through a pipe, and should come line by line.
+            variables = {**variables, 'DML_SILENCE': str(_SECONDS_OF_SILENCE), 'PYTHONUNBUFFERED': '1'}
             words = ['env', '-u', 'PORT', *(f'{name}={value}' for name, value in variables.items()),
                      sys.executable, _TETHER, *command]
             line = f'cd {shlex.quote(os.getcwd())} && exec ' + ' '.join(map(shlex.quote, words))

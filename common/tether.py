@@ -1,8 +1,8 @@
 """Runs one process of a cluster for `common.launch`: ``python common/tether.py [SCRIPT ARGUMENT ...]``.
 
 Standard input is a pipe, or an ssh connection, of which only the launcher holds the other end. However the launcher
-ends, the pipe closes, and this process with it. On another machine that may never be heard of, when the network fails:
-there the launcher writes into the pipe from time to time, and ``DML_SILENCE`` says for how many seconds it may be silent.
+ends, the pipe closes, and this process with it. Where the network fails, another machine may never hear of that: there
+the launcher writes into the pipe from time to time, and ``DML_SILENCE`` says for how many seconds it may be silent.
 Without a SCRIPT this is the parameter server or its scheduler.
 
 It ends at once also by itself: MXNet would have it wait for all others, which may be waiting for it.
