@@ -1,7 +1,10 @@
 """Prepares the process for MXNet 1.9, once, before anything imports it.
 
 MXNet takes half of the cores unless ``OMP_NUM_THREADS`` says otherwise, which nearly halves the speed of training on a
-CPU, and it warns about its own age at every import. Both are settled here and nowhere else: ``import common`` first.
+CPU. NumPy's matrix product has threads of its own, which wait for more work by spinning, on the cores that MXNet needs
+meanwhile: a step that mines with NumPy took 2.5, 4 or 8 ms by chance, and takes 2.5 with one (evaluation starts its own
+threads, see `common.tiles`). And MXNet warns about its own age at every import. All is settled here and nowhere else:
+``import common`` first.
 """
 from __future__ import annotations
 
@@ -18,13 +21,14 @@ def available_cores() -> int:
 
 
 def prepare() -> None:
-    """Sets the thread count (unless the user did) and imports MXNet without its import warnings.
+    """Sets the thread counts (unless the user did) and imports MXNet without its import warnings.
 
     Ends the process with one line where the interpreter, NumPy or a system library cannot carry MXNet.
     """
     if 'mxnet' in sys.modules:
         return
     os.environ.setdefault('OMP_NUM_THREADS', str(available_cores()))
+    os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')      # NumPy's; MXNet's own follows OMP_NUM_THREADS
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')

@@ -190,6 +190,8 @@ def work(args: argparse.Namespace) -> None:
 def run(python: str, *arguments: str) -> Dict[str, float]:
     """Run this file in a process of its own and read what it measured."""
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(['.', os.environ.get('PYTHONPATH', '')]).strip(os.pathsep))
+    if python == sys.executable:
+        env.setdefault('OPENBLAS_NUM_THREADS', '1')  # as `common` does for the scripts
     done = subprocess.run([python, __file__, *arguments], env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
