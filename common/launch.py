@@ -133,8 +133,8 @@ class _Process:
             environment.update(variables)
         # In a session of its own, so that Ctrl-C reaches the launcher alone, which then ends all in order.
         self._process = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, bufsize=0,
-                                         start_new_session=True,
-                                         stdout=None if self.first else subprocess.DEVNULL, stderr=self._errors)
+                                         stdout=None if self.first else subprocess.DEVNULL, stderr=self._errors,
+                                         start_new_session=True)
 
     @property
     def status(self) -> Optional[int]:

@@ -423,7 +423,7 @@ class Session:
                 if learner is None:
                     learner = Learner(ensemble.member(member), opt, self.ctx)
                     load_parameters(learner.net, self._model_path(run, f'member{member + 1:02d}'), self.ctx)
-                embeddings, _ = embed(learner.embed, loader, self.ctx)
+                embeddings, _ = embed(learner.embed, self.interrupts.between(loader), self.ctx)
             finished[name].append(embeddings)
 
     def _save(self, learner: Optional[Learner]) -> None:
