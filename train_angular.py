@@ -7,7 +7,7 @@ between distances does. Batches of pairs, as for the N-pair loss.
     python train_angular.py --dataset GLYPHS --model convnet --image-size 32 --lr 1e-3
 """
 from common.args import TrainingParser, fraction, main, non_negative_float, positive_float
-from common.optim import param_group
+from common.training.optimisers import param_group
 from common.training import Experiment, run
 from dataset.samplers import PairBatches
 from models import EmbeddingNet, get_backbone

@@ -7,7 +7,7 @@ better than the clustering by class.
     python train_clusterloss.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, non_negative_float, non_negative_int
-from common.optim import param_group
+from common.training.optimisers import param_group
 from common.training import Experiment, run, shuffled_or_balanced
 from models import EmbeddingNet, get_backbone
 from models.losses import ClusterLoss

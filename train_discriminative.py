@@ -11,7 +11,7 @@ it are evaluated; the first chooses the best epoch.
 from collections import OrderedDict
 
 from common.args import TrainingParser, fraction, main, positive_float
-from common.optim import param_group
+from common.training.optimisers import param_group
 from common.training import Experiment, run
 from dataset.samplers import ShuffledBatches
 from models import EmbeddingNet, get_backbone

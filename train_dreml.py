@@ -11,8 +11,8 @@ import numpy as np
 
 from common.args import TrainingParser, main, positive_int
 from common.errors import UsageError
-from common.learner import derived_seed
-from common.optim import param_group
+from common.seeds import derived_seed
+from common.training.optimisers import param_group
 from common.training import Ensemble, Experiment, run
 from dataset.samplers import ShuffledBatches
 from models import EmbeddingNet, get_backbone

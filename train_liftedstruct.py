@@ -8,7 +8,7 @@ negative needs to be chosen.
     python train_liftedstruct.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, non_negative_float
-from common.optim import param_group
+from common.training.optimisers import param_group
 from common.training import Experiment, run, shuffled_or_balanced
 from models import EmbeddingNet, get_backbone
 from models.losses import LiftedStructLoss

@@ -8,7 +8,7 @@ learned for every class. Negatives are drawn so that all distances are seen alik
     python train_margin.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, fraction, main, non_negative_float, positive_float
-from common.optim import ParamGroup, param_group
+from common.training.optimisers import ParamGroup, param_group
 from common.training import Experiment, run
 from dataset.samplers import BalancedBatches
 from models import EmbeddingNet, get_backbone

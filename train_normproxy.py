@@ -7,7 +7,7 @@ normalisation and dropout. The published figures use --embed-dim 2048.
     python train_normproxy.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, fraction, main, positive_float
-from common.optim import param_group
+from common.training.optimisers import param_group
 from common.training import Experiment, run, shuffled_or_balanced
 from models import EmbeddingNet, L2Normalization, get_backbone
 from models.heads import NormProxyHead

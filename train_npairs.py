@@ -7,7 +7,7 @@ a softmax over the batch.
     python train_npairs.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, fraction, main, non_negative_float
-from common.optim import param_group
+from common.training.optimisers import param_group
 from common.training import Experiment, run
 from dataset.samplers import PairBatches
 from models import EmbeddingNet, get_backbone

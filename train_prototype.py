@@ -7,7 +7,7 @@ that are classified by their distance to the prototypes.
     python train_prototype.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, positive_int
-from common.optim import param_group
+from common.training.optimisers import param_group
 from common.training import Experiment, run
 from dataset.samplers import EpisodeBatches
 from models import EmbeddingNet, get_backbone

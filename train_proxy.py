@@ -8,7 +8,7 @@ to be sampled or mined. --loss chooses what is made of the distances: NCA, softm
     python train_proxy.py --dataset GLYPHS --model convnet --image-size 32 --loss triplet
 """
 from common.args import TrainingParser, fraction, main, positive_float, positive_int
-from common.optim import param_group
+from common.training.optimisers import param_group
 from common.training import Experiment, run, shuffled_or_balanced
 from models import EmbeddingNet, get_backbone
 from models.losses import ProxyLoss

@@ -9,7 +9,7 @@ of the larger one of radius alpha, those that intrude deepest with the greatest 
 import argparse
 
 from common.args import TrainingParser, fraction, main, non_negative_float, positive_float, positive_int
-from common.optim import param_group
+from common.training.optimisers import param_group
 from common.training import Experiment, run
 from dataset.samplers import BalancedBatches
 from models import EmbeddingNet, get_backbone

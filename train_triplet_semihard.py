@@ -7,7 +7,7 @@ that is farther than the positive: the hardest would make the network collapse, 
     python train_triplet_semihard.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, non_negative_float
-from common.optim import param_group
+from common.training.optimisers import param_group
 from common.training import Experiment, run, shuffled_or_balanced
 from models import EmbeddingNet, get_backbone
 from models.losses import TripletSemihardLoss

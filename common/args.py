@@ -2,20 +2,16 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import math
 import os
 import sys
 from typing import Any, Callable, List, Optional
 
-from mxnet.base import MXNetError
-
-from common.errors import TrainingError, UsageError, out_of_memory
-from common.evaluation import EvaluationError
-from common.optim import parse_steps
+from common.command import CommandParser, run_command
 from common.runtime import available_cores
-from dataset import DatasetError, dataset_names
-from models import ModelError, is_backbone
+from common.training.optimisers import parse_steps
+from dataset import dataset_names
+from models import is_backbone
 
 MAX_SEED = 2 ** 31 - 1
 
@@ -75,7 +71,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return super()._get_help_string(action)
 
 
-class TrainingParser(argparse.ArgumentParser):
+class TrainingParser(CommandParser):
     """Parser of one training script: the shared flags, with the script's own defaults.
 
     Parameters
@@ -92,7 +88,7 @@ class TrainingParser(argparse.ArgumentParser):
 
     def __init__(self, script: str, algorithm: str, description: str, *, batch_size: int, epochs: int,
                  lr: Optional[float] = 1e-4, steps: str = '0', factor: float = 0.5, wd: float = 1e-5):
-        super().__init__(prog=f'{script}.py', description=description, formatter_class=_Formatter, allow_abbrev=False)
+        super().__init__(prog=f'{script}.py', description=description, formatter_class=_Formatter)
         self.set_defaults(script=script, algorithm_name=algorithm)
 
         data = self.add_argument_group('data')
@@ -217,40 +213,10 @@ class TrainingParser(argparse.ArgumentParser):
             opt.load_checkpoint = path if os.path.exists(path) else None
         return opt
 
-    def error(self, message: str):
-        """Ends with one line and exit status 2."""
-        self.exit(2, f'{self.prog}: {message} (see --help)\n')
-
 
 def main(parse_args: Callable[..., argparse.Namespace], train: Callable[[argparse.Namespace], Any]) -> None:
-    """Runs a script; an expected error ends it with one line on stderr and exit status 1 (data) or 2 (usage)."""
-    script = os.path.basename(sys.argv[0])
-    try:
+    """Runs a script and ends the process; see `common.command`."""
+    def action() -> None:
         train(parse_args())
-        sys.stdout.flush()
-    except UsageError as error:
-        sys.exit(_last_words(script, error, 2))
-    except (DatasetError, ModelError, EvaluationError, TrainingError) as error:
-        sys.exit(_last_words(script, error, 2 if str(error).startswith('--') else 1))
-    except OSError as error:
-        where = error.filename or _silenced_stdout(error)
-        sys.exit(_last_words(script, f'{error.strerror or error}' + (f': {where}' if where else ''), 1))
-    except (MXNetError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        sys.exit(_last_words(script, 'out of memory: lower --batch-size, --image-size or --num-workers', 1))
-    except KeyboardInterrupt as error:
-        sys.exit(_last_words(script, error if error.args else 'interrupted', 130))
 
-
-def _silenced_stdout(error: OSError) -> str:
-    """Where a write failed that was none to a file by name: what was printed went to a full disk or a closed pipe."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE):
-        return ''
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries to print the rest at its end
-    return 'standard output'
-
-
-def _last_words(script: str, message: Any, status: int) -> int:
-    sys.stderr.write(f'{script}: {message}\n')
-    return status
+    sys.exit(run_command(os.path.basename(sys.argv[0]), action))

@@ -1,16 +1,38 @@
-"""The errors that end a script with one line."""
+"""The errors that end a command with one line: what the user got wrong, and with which exit status it ends.
+
+DatasetError, ModelError, EvaluationError, LogError and the like stand in the packages that raise them; all are a
+:class:`UserError`. Everything else is a mistake in this program, and shows its traceback.
+"""
+from __future__ import annotations
+
 import re
 
 
-class UsageError(Exception):
-    """A flag, or a combination of flags, that cannot be carried out: exit status 2."""
+class UserError(Exception):
+    """One sentence for the user; the command ends with `exit_status`.
+
+    Whatever stands in a file name (line breaks, bytes that are no UTF-8) must not break the line or the terminal's
+    encoding: such characters are written as escapes.
+    """
+
+    exit_status = 1     # bad data
+
+    def __init__(self, message: object = '') -> None:
+        text = str(message).encode('utf-8', 'backslashreplace').decode('utf-8')
+        super().__init__(''.join(c if c.isprintable() else c.encode('unicode_escape').decode('ascii') for c in text))
 
 
-class TrainingError(Exception):
-    """A run that cannot start or go on (diverged, locked, damaged checkpoint): exit status 1."""
+class UsageError(UserError):
+    """A flag, or a combination of flags, that cannot be carried out."""
+
+    exit_status = 2
 
 
-def out_of_memory(error: Exception) -> bool:
+class TrainingError(UserError):
+    """A run that cannot start or go on: it diverged, is locked, or its checkpoint is damaged."""
+
+
+def out_of_memory(error: BaseException) -> bool:
     """Is this how Python or MXNet, on whatever device, say that there was no memory left?"""
     said = re.search('(?i)out of memory|failed to allocate|bad_alloc', str(error))
     return isinstance(error, MemoryError) or said is not None

@@ -12,15 +12,13 @@ import os
 import platform
 import subprocess
 import sys
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import mxnet as mx
 import numpy as np
 
 from common.errors import TrainingError
 from common.files import lock
-
-METRIC_NAMES = {'map@r': 'MAP@R', 'r_precision': 'R-precision', 'nmi': 'NMI (geometric mean)'}
 
 
 class RunLog:
@@ -144,20 +142,3 @@ def git_revision() -> Optional[str]:
         return revision + ('+dirty' if changed.strip() else '')
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def describe(metrics: Dict[str, float]) -> str:
-    """Metrics as a person reads them."""
-    return '  '.join(f"{METRIC_NAMES.get(k, k.replace('recall', 'R'))} {v:.2f}" for k, v in metrics.items())
-
-
-def t_interval(values: List[float]) -> Dict[str, float]:
-    """Mean, standard deviation and half of the 95% confidence interval (Student's t) over runs.
-
-    With one run the last two are None.
-    """
-    from scipy import stats
-    n = len(values)
-    std = float(np.std(values, ddof=1)) if n > 1 else None
-    half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n) if n > 1 else None
-    return {'mean': float(np.mean(values)), 'std': std, 'ci95': half}

@@ -3,7 +3,7 @@
 MXNet takes half of the cores unless ``OMP_NUM_THREADS`` says otherwise, which nearly halves the speed of training on a
 CPU. NumPy's matrix product has threads of its own, which wait for more work by spinning, on the cores that MXNet needs
 meanwhile: by chance the triplet's step took from 2.5 to 4.7 ms in `tests.benchmarks.losses`, with one thread 2.7 to 2.8
-(evaluation starts its own threads, see `common.tiles`). And MXNet warns about its own age at every import. All is
+(evaluation starts its own threads, see `common.evaluation.tiles`). And MXNet warns about its own age at every import. All is
 settled here and nowhere else: ``import common`` first.
 """
 from __future__ import annotations

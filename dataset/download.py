@@ -34,6 +34,8 @@ import urllib3
 from tqdm import tqdm
 
 from . import unpack
+from common.errors import UsageError
+
 from .errors import DatasetError
 from .registry import get_dataset
 
@@ -450,7 +452,7 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
     source = source or SOURCES[name]
     for archive in archives:
         if not os.path.isfile(archive):
-            raise DatasetError('--archive %s: there is no such file.' % archive)
+            raise UsageError('--archive %s: there is no such file.' % archive)
     work = os.path.join(data_path, '.download-' + name)
     os.makedirs(work, exist_ok=True)
     with open(os.path.join(work, 'lock'), 'w') as lock:

@@ -31,6 +31,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from common.errors import UsageError
+
 from .errors import DatasetError
 from .folder import read_folders, split_halves
 from .imageset import ImageSet
@@ -86,7 +88,7 @@ def read_glyphs(data_path: Optional[str], size: int = 256, seed: int = 0) -> Tup
         If the folder cannot be written, or exists and was changed since it was made.
     """
     if size < 16:
-        raise DatasetError('--resize %d is too small to tell glyphs apart, use 16 or more.' % size)
+        raise UsageError('--resize %d is too small to tell glyphs apart, use 16 or more.' % size)
     base = data_path or cache_folder()
     folder = os.path.join(base, 'glyphs-v%d-seed%d-size%d' % (FORMAT, seed, size))
     if not os.path.isdir(folder):

@@ -6,6 +6,8 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from common.errors import UsageError
+
 from .errors import DatasetError
 
 
@@ -114,10 +116,10 @@ def split_classes(train: ImageSet, fraction: float, seed: int = 0) -> Tuple[Imag
         If `fraction` is out of range or there are fewer than four classes.
     """
     if not 0 < fraction < 1:
-        raise DatasetError('--val-split takes a share of the classes between 0 and 1, not %g.' % fraction)
+        raise UsageError('--val-split takes a share of the classes between 0 and 1, not %g.' % fraction)
     total = train.num_classes
     if total < 4:
-        raise DatasetError('--val-split needs at least 4 training classes, %s has %d.' % (train._title, total))
+        raise UsageError('--val-split needs at least 4 training classes, %s has %d.' % (train._title, total))
     count = min(max(int(round(fraction * total)), 2), total - 2)
     order = np.random.RandomState(seed).permutation(total)
     return train.select_classes(np.sort(order[count:])), train.select_classes(np.sort(order[:count]))

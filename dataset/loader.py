@@ -14,6 +14,8 @@ import numpy as np
 from . import transforms
 from .cache import open_cache
 from .decode import ImageError, read_image
+from common.errors import UsageError
+
 from .errors import DatasetError
 from .imageset import ImageSet
 
@@ -90,9 +92,9 @@ class Loader:
                  on_bad: Callable[[str, str], None] | None = None, batch_size: int | None = None,
                  prefetch: int = 2) -> None:
         if not 1 <= image_size <= resize:
-            raise DatasetError(f'--image-size {image_size} must lie between 1 and --resize {resize}')
+            raise UsageError(f'--image-size {image_size} must lie between 1 and --resize {resize}')
         if use_crops and imageset.boxes is None:
-            raise DatasetError(f'--use-crops: {imageset.name or "this dataset"} has no bounding boxes')
+            raise UsageError(f'--use-crops: {imageset.name or "this dataset"} has no bounding boxes')
         if (batches is None) == (batch_size is None) or (batch_size is not None and batch_size < 1):
             raise ValueError('give either a batch sampler or a batch_size of at least 1')
         self._paths = imageset.paths

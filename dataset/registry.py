@@ -3,7 +3,8 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from .errors import DatasetError
+from common.errors import UsageError
+
 from .imageset import ImageSet
 
 
@@ -61,10 +62,10 @@ def get_dataset(name: str, data_path: Optional[str], image_size: int = 224, resi
         If the name is unknown, the folder is missing, or its content is not what the dataset must have.
     """
     if name not in _READERS:
-        raise DatasetError('--dataset %s is unknown: choose one of %s.' % (name, ', '.join(dataset_names())))
+        raise UsageError('--dataset %s is unknown: choose one of %s.' % (name, ', '.join(dataset_names())))
     entry = _READERS[name]
     if entry.generated:
         return entry.reader(data_path, size=resize, seed=seed)
     if not data_path:
-        raise DatasetError('--dataset %s needs --data-path, the folder that holds it.' % name)
+        raise UsageError('--dataset %s needs --data-path, the folder that holds it.' % name)
     return entry.reader(data_path)

@@ -12,6 +12,8 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 import numpy as np
 from mxnet.gluon.data import Sampler
 
+from common.errors import UsageError
+
 from .errors import DatasetError
 
 
@@ -78,7 +80,7 @@ class BatchSampler(Sampler):
     def _set_length(self, batches_per_epoch: Optional[int], batch_size: int) -> None:
         """An epoch without a length of its own shows about as many images as the set has."""
         if batches_per_epoch is not None and batches_per_epoch < 0:
-            raise DatasetError('--batches-per-epoch must not be negative, %d is.' % batches_per_epoch)
+            raise UsageError('--batches-per-epoch must not be negative, %d is.' % batches_per_epoch)
         self._length = batches_per_epoch or max(self._num_images // batch_size, 1)
 
     def _choose_classes(self, rng: np.random.RandomState, count: int) -> List[np.ndarray]:
@@ -144,10 +146,10 @@ class BalancedBatches(BatchSampler):
         _check_positive('--batch-size', batch_size)
         _check_positive('--batch-k', batch_k)
         if batch_size % batch_k:
-            raise DatasetError('--batch-size %d is not a multiple of --batch-k %d.' % (batch_size, batch_k))
+            raise UsageError('--batch-size %d is not a multiple of --batch-k %d.' % (batch_size, batch_k))
         self._num_classes = batch_size // batch_k
         if self._num_classes > len(self._classes):
-            raise DatasetError('--batch-size %d with --batch-k %d takes %d classes, the training set has %d: lower '
+            raise UsageError('--batch-size %d with --batch-k %d takes %d classes, the training set has %d: lower '
                                '--batch-size or raise --batch-k.'
                                % (batch_size, batch_k, self._num_classes, len(self._classes)))
         self._batch_k = batch_k
@@ -191,12 +193,12 @@ class PairBatches(BatchSampler):
         super().__init__(labels, seed)
         _check_positive('--batch-size', batch_size)
         if batch_size % 2:
-            raise DatasetError('--batch-size must be even to hold pairs, %d is not.' % batch_size)
+            raise UsageError('--batch-size must be even to hold pairs, %d is not.' % batch_size)
         if not 0 <= same_image_prob <= 1:
-            raise DatasetError('--same-image-sampling is a probability from 0 to 1, %g is not.' % same_image_prob)
+            raise UsageError('--same-image-sampling is a probability from 0 to 1, %g is not.' % same_image_prob)
         self._num_pairs = batch_size // 2
         if self._num_pairs > len(self._classes):
-            raise DatasetError('--batch-size %d takes pairs of %d classes, the training set has %d: lower '
+            raise UsageError('--batch-size %d takes pairs of %d classes, the training set has %d: lower '
                                '--batch-size.' % (batch_size, self._num_pairs, len(self._classes)))
         self._same_image_prob = same_image_prob
         self._set_length(batches_per_epoch, batch_size)
@@ -240,7 +242,7 @@ class EpisodeBatches(BatchSampler):
         large_enough = [members for members in self._classes if len(members) >= ns + nq]
         self.skipped_classes = len(self._classes) - len(large_enough)
         if nc > len(large_enough):
-            raise DatasetError('--nc %d asks for more classes than the %d (of %d) that have --ns %d + --nq %d images.'
+            raise UsageError('--nc %d asks for more classes than the %d (of %d) that have --ns %d + --nq %d images.'
                                % (nc, len(large_enough), len(self._classes), ns, nq))
         if self.skipped_classes:
             logging.getLogger(__name__).warning('%d of %d classes have fewer than %d images and are skipped.',

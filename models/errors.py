@@ -1,5 +1,6 @@
 """The one exception of this package."""
+from common.errors import UserError
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """Bad or missing weights, or a network that cannot be had; one sentence that names the file or the flag."""

@@ -17,6 +17,7 @@ import urllib.request
 import zipfile
 from typing import IO, Callable, NamedTuple, Optional
 
+from common.errors import UsageError
 from models.errors import ModelError
 
 _REPOSITORY = 'https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/'
@@ -49,7 +50,7 @@ def _published(name: str) -> Published:
     stored = re.sub(r'(?<=_)(0\.\d\d)$', lambda match: _PRUNED.get(match.group(1), match.group(1)), stored)
     digest = store._model_sha1.get(stored)
     if digest is None:
-        raise ModelError(f'--pretrained auto: no weights of {name} were published; use --pretrained none, or a FILE')
+        raise UsageError(f'--pretrained auto: no weights of {name} were published; use --pretrained none, or a FILE')
     file = f'{stored}-{digest[:8]}'
     repository = os.environ.get('MXNET_GLUON_REPO', _REPOSITORY).rstrip('/')
     return Published(f'{file}.params', f'{repository}/gluon/models/{file}.zip', 'sha1', digest, None)
@@ -100,7 +101,7 @@ def find(name: str) -> str:
         if isinstance(error, urllib.error.HTTPError):  # like URLError and time-outs, an OSError; holds the connection
             error.close()
         advice = ', convert other weights with python -m models.weights convert,' if name == 'inception-bn' else ','
-        raise ModelError(f'--pretrained auto: {known.url} cannot be had ({getattr(error, "reason", None) or error}): '
+        raise UsageError(f'--pretrained auto: {known.url} cannot be had ({getattr(error, "reason", None) or error}): '
                          f'put {known.file} or {os.path.basename(archive)} into {folder()}{advice} '
                          f'or use --pretrained none') from None
     return path

@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import yaml
 
+from common.errors import UsageError
 from results.algorithms import ALGORITHMS, algorithm
 from results.readlog import Experiment, LogError, Run, read_log
 
@@ -23,7 +24,7 @@ MAX_FILE = 1 << 20
 MAX_JOBS = 100_000
 
 
-class ExperimentsError(Exception):
+class ExperimentsError(UsageError):
     """The file of experiments, or what was asked of it, makes no sense; the message is one sentence."""
 
 

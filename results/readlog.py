@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Tuple
 
+from common.errors import UserError
 from results.algorithms import identify
 
 SELECTIONS = ('best-on-test', 'last', 'best-on-val')
@@ -22,7 +23,7 @@ MAX_LINE = 1 << 20          # bytes; a longer line is no line of a log
 MAX_COUNT = 10 ** 7         # of epochs and runs
 
 
-class LogError(Exception):
+class LogError(UserError):
     """A file, or a set of them, holds no run that could be used; the message is one sentence."""
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from mxnet import gluon
 
-from common import training
+from common.training import loop as training
 from common.args import TrainingParser
-from common.learner import Learner
+from common.training.learner import Learner
 from tests.tiny import flags, make_tree
 
 SCRIPTS = {

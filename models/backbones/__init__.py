@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.backbones import convnet, inception_bn, resnet, zoo
 from models.backbones.base import Backbone, Contexts, features_length, initialize
-from models.errors import ModelError
+from common.errors import UsageError
 
 __all__ = ['Backbone', 'backbone_names', 'features_length', 'get_backbone', 'is_backbone']
 
@@ -64,6 +64,6 @@ def _build(name: str) -> Backbone:
         return resnet.build(name)
     known = zoo.find(name)
     if known is None:
-        raise ModelError(f'--model {name}: no such network (inception-bn, resnet50_v2, resnet18_v2, convnet, or a '
+        raise UsageError(f'--model {name}: no such network (inception-bn, resnet50_v2, resnet18_v2, convnet, or a '
                          f'classification network of GluonCV by its name there)')
     return zoo.build(known)

@@ -10,7 +10,7 @@ import mxnet as mx
 from mxnet.base import MXNetError
 from mxnet.gluon import HybridBlock
 
-from models.errors import ModelError
+from common.errors import UsageError
 
 Contexts = Union[None, mx.Context, List[mx.Context]]
 
@@ -83,7 +83,7 @@ def features_length(backbone: Backbone, image_size: int) -> int:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its arguments where it fails
             _, outputs, _ = backbone(mx.sym.var('data')).infer_shape(data=shape)
     except (MXNetError, ValueError) as error:
-        raise ModelError(f'--model {backbone.model} cannot take images of --image-size {image_size}: '
+        raise UsageError(f'--model {backbone.model} cannot take images of --image-size {image_size}: '
                          f'try {backbone.image_size}, or a network for small images such as convnet') from error
     return outputs[0][1]
 

@@ -13,7 +13,7 @@ import sys
 from mxnet.gluon import HybridBlock, nn
 
 from models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone
-from models.errors import ModelError
+from common.errors import UsageError
 
 # The modules of gluoncv.model_zoo that define classification networks; the others detect, segment, track, or are
 # quantised symbols that cannot be trained.
@@ -85,7 +85,7 @@ def _names(net: HybridBlock) -> frozenset:
 def _cut(name: str, net: HybridBlock) -> None:
     classifiers = [child for child in _CLASSIFIERS if child in net._children]
     if not classifiers:
-        raise ModelError(f'--model {name}: no classifier found to take off this network, choose another')
+        raise UsageError(f'--model {name}: no classifier found to take off this network, choose another')
     if isinstance(getattr(net, 'features', None), nn.HybridSequential):
         for child in classifiers:
             _drop(net, child)

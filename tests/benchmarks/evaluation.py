@@ -27,10 +27,10 @@ import common  # noqa: F401  (prepares MXNet)
 import mxnet as mx
 import numpy as np
 
-from common.clustering import kmeans, nmi
+from common.evaluation.clustering import kmeans, nmi
 from common.evaluation import embed, recall_at_k
-from common.retrieval import retrieval_metrics
-from common.tiles import controller, thread_count
+from common.evaluation.retrieval import retrieval_metrics
+from common.evaluation.tiles import controller, thread_count
 
 COUNT, CLASSES = 60502, 11316
 KS = (1, 10, 100, 1000)

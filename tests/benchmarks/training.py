@@ -19,8 +19,8 @@ import mxnet as mx
 from mxnet import autograd, gluon
 
 import train_margin
-from common import training
-from common.learner import Learner, initialize
+from common.training import loop as training
+from common.training.learner import Learner, initialize
 
 TURNS = 5
 

@@ -46,7 +46,8 @@ PLACES = {'results_dir', 'logfile', 'save_model_prefix', 'load_checkpoint'}
 
 def child(moment: str, number: int, seed: int, words: Sequence[str]) -> None:
     """Trains as `words` say, and dies at the `number`-th moment of a kind, if there are so many."""
-    from common import runlog, training
+    from common import runlog
+    from common.training import loop as training
     counter, rng = itertools.count(1), random.Random(seed)
     results = words[words.index('--results-dir') + 1]
 
@@ -144,7 +145,7 @@ def compare(expected: str, got: str) -> None:
     AssertionError
         If anything but times and places differs, or something is left behind.
     """
-    from common import checkpoint
+    from common.training import checkpoint
     assert files(expected) == files(got), f'{got} has {files(got)}, not {files(expected)}'
     for name in files(expected):
         a, b = os.path.join(expected, name), os.path.join(got, name)
@@ -161,7 +162,7 @@ def compare(expected: str, got: str) -> None:
 
 def check_after_kill(results: str, tally: Counter) -> None:
     """Whatever the moment: a checkpoint is whole, and so are all lines of the log but the last."""
-    from common import checkpoint
+    from common.training import checkpoint
     checkpoints = [name for name in files(results) if name.endswith('.ckpt.npz')]
     for name in checkpoints:
         checkpoint.load(os.path.join(results, name))

@@ -201,7 +201,7 @@ def logged(event: str, script: str = 'train_margin') -> Callable[[], None]:
 
 def loadable(path: str) -> Callable[[], None]:
     """There is a whole checkpoint."""
-    from common import checkpoint
+    from common.training import checkpoint
     return lambda: checkpoint.load(path)
 
 
@@ -385,7 +385,7 @@ def prepare() -> None:
     import matplotlib.figure  # noqa: F401
     import requests  # noqa: F401
 
-    import common.score  # noqa: F401
+    import common.evaluation.command  # noqa: F401
     warnings.filterwarnings('ignore', category=RuntimeWarning, module='runpy')  # that a command is imported already
 
 

@@ -6,11 +6,12 @@ import pytest
 
 import train_liftedstruct
 import train_margin
-from common import checkpoint, training
+from common.training import loop as training
+from common.training import checkpoint
 from common.errors import TrainingError
 from common.evaluation import EvaluationError
 from common.files import write_npz
-from common.score import load_embeddings
+from common.evaluation.command import load_embeddings
 from tests.tiny import flags, make_tree
 
 

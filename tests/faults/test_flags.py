@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import launch, score
+from common.distributed import launch
+from common.evaluation import command as score
 from common.errors import UsageError
 from dataset import check, download
 from models import weights

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from common import checkpoint
+from common.training import checkpoint
 from tests.faults import kill_resume
 
 

@@ -9,10 +9,10 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
-from common import checkpoint
-from common.distributed import Alone
+from common.training import checkpoint
+from common.distributed.cluster import Alone
 from common.errors import TrainingError, UsageError, out_of_memory
-from common.optim import GroupTrainer, decay, parse_steps
+from common.training.optimisers import GroupTrainer, decay, parse_steps
 from common.seeds import derived_seed, seed_everything
 
 

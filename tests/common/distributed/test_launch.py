@@ -14,11 +14,12 @@ import pytest
 
 import train_margin
 import train_triplet_semihard
-from common import launch, training
-from common.checkpoint import load
-from common.distributed import Alone, WorkersPart
+from common.distributed import launch
+from common.training import loop as training
+from common.training.checkpoint import load
+from common.distributed.cluster import Alone, WorkersPart
 from common.errors import UsageError
-from common.learner import Learner
+from common.training.learner import Learner
 from dataset.samplers import BalancedBatches, EpisodeBatches, PairBatches, ShuffledBatches
 from tests.tiny import flags, make_tree
 
@@ -30,9 +31,9 @@ import os
 import numpy as np
 import mxnet as mx
 import train_triplet_semihard as script
-from common import training
+from common.training import loop as training
 from common.args import main
-from common.distributed import get_cluster
+from common.distributed.cluster import get_cluster
 
 def train(opt):
     seen, learners = [], []
@@ -297,7 +298,7 @@ def test_processes_elsewhere_are_shown_that_the_launcher_lives(tree, tmp_path, s
 def test_a_launcher_that_falls_silent_is_taken_for_dead(tmp_path):
     script = tmp_path / 'sleep.py'
     script.write_text('import time\ntime.sleep(60)\n')
-    process = subprocess.Popen([sys.executable, launch._TETHER, str(script)], stdin=subprocess.PIPE, bufsize=0,
+    process = subprocess.Popen([sys.executable, launch._LEASH, str(script)], stdin=subprocess.PIPE, bufsize=0,
                                env={**os.environ, 'DML_SILENCE': '1'})
     with process:
         for _ in range(15):

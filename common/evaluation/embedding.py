@@ -1,11 +1,4 @@
-"""Embed a set of images, and score the embedding: recall@k, MAP@R, R-precision and NMI.
-
-    python -m common.evaluation --embeddings E.npz
-    python -m common.evaluation --model X-best.params --script train_margin --backbone resnet50_v2 --dataset CUB ...
-
-`common.retrieval` says how the metrics are defined, `common.clustering` where the NMI's clusters come from, and
-`common.score` what the commands do.
-"""
+"""From images to embeddings: runs a network over all batches of a loader."""
 from __future__ import annotations
 
 import collections
@@ -14,45 +7,9 @@ from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Un
 import mxnet as mx
 import numpy as np
 
-from common.clustering import kmeans, nmi
-from common.pictures import retrieval_picture
-from common.retrieval import EvaluationError, check_inputs, recall_at_k, retrieval_metrics
+from common.evaluation.retrieval import EvaluationError
 
-__all__ = ['EvaluationError', 'embed', 'evaluate', 'kmeans', 'nmi', 'recall_at_k', 'retrieval_picture']
-
-DEFAULT_KS = (1, 2, 4, 8, 16, 32)
 LATE = 2                # batches whose embeddings may be under way on the device
-
-
-def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.ndarray] = None,
-             gallery_labels: Optional[np.ndarray] = None, ks: Sequence[int] = DEFAULT_KS, with_nmi: bool = True,
-             ctx: Optional[mx.Context] = None, seed: int = 0) -> Dict[str, float]:
-    """All metrics of an embedding, in percent.
-
-    Parameters
-    ----------
-    embeddings : (N, E) float array, the queries.
-    labels : (N,) int array, their classes.
-    gallery, gallery_labels : the set that is searched (In-shop protocol); None: the queries themselves.
-    ks : the k of recall@k.
-    with_nmi : whether to cluster the queries, by k-means into as many clusters as they have classes, for the NMI.
-    ctx : device; a CPU (the default) is served by NumPy.
-    seed : of the k-means.
-
-    Returns
-    -------
-    OrderedDict of 'recall@1', ..., 'map@r', 'r_precision' and, if `with_nmi`, 'nmi' (geometric mean), in percent.
-
-    Raises
-    ------
-    EvaluationError : NaN or infinite embeddings, labels of another length, an empty gallery, one image only.
-    """
-    embeddings, labels, *_ = check_inputs(embeddings, labels, gallery, gallery_labels)
-    metrics = retrieval_metrics(embeddings, labels, gallery, gallery_labels, ks=ks, ctx=ctx)
-    if with_nmi:
-        clusters, _, _ = kmeans(embeddings, len(np.unique(labels)), ctx=ctx, seed=seed)
-        metrics['nmi'] = 100.0 * nmi(labels, clusters)
-    return metrics
 
 
 def embed(net: Callable, loader: Iterable, ctx: Union[mx.Context, Sequence[mx.Context]],
@@ -111,8 +68,3 @@ def embed(net: Callable, loader: Iterable, ctx: Union[mx.Context, Sequence[mx.Co
         raise EvaluationError('there are no images to embed')
     arrays = collections.OrderedDict((name, np.concatenate(rows)) for name, rows in blocks.items())
     return arrays.get(None, arrays), np.concatenate(labels)
-
-
-if __name__ == '__main__':
-    from common.score import command
-    command()

@@ -14,11 +14,12 @@ from mxnet import gluon
 
 import train_dreml
 import train_margin
-from common import checkpoint, training
+from common.training import loop as training
+from common.training import checkpoint
 from common.errors import TrainingError, UsageError
-from common.interrupt import Interrupts
-from common.learner import Learner
-from common.optim import param_group
+from common.interrupts import Interrupts
+from common.training.learner import Learner
+from common.training.optimisers import param_group
 from tests.tiny import flags, make_tree
 
 TIMES = {'time', 'seconds', 'images_per_second', 'id', 'git'}

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from common.files import atomic_write
-from common.retrieval import EvaluationError, check_embeddings, check_labels, square_norms
+from common.evaluation.retrieval import EvaluationError, check_embeddings, check_labels, square_norms
 
 SIDE, FRAME, GAP = 96, 4, 6                     # pixels
 RIGHT, WRONG, PLAIN = (0, 158, 60), (213, 40, 30), (90, 90, 90)

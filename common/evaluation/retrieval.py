@@ -31,7 +31,8 @@ from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 import mxnet as mx
 import numpy as np
 
-from common.tiles import tiles_for
+from common.errors import UserError
+from common.evaluation.tiles import tiles_for
 
 MISS = np.iinfo(np.int64).max           # rank of a query whose nearest positive was not found
 QUERIES = 512                           # queries in a block
@@ -41,7 +42,7 @@ PAIRS = 1 << 18                         # pairs (query, gallery image) that may 
 UNIT = 2.0 ** -24                       # unit round-off of float32
 
 
-class EvaluationError(Exception):
+class EvaluationError(UserError):
     """Embeddings or labels that cannot be scored; the message is one sentence."""
 
 
@@ -220,7 +221,7 @@ class Search:
     relevant : (N,) int64, R_i of every query, positives that were left out of the gallery included.
     depth : ranks of nearest positives beyond this one need not be known.
     with_r : whether MAP@R and R-precision are wanted.
-    make_tiles : from the (M, E + 1) float32 rows (y, |y|^2) to a `common.tiles.HostTiles` or its like.
+    make_tiles : from the (M, E + 1) float32 rows (y, |y|^2) to a `common.evaluation.tiles.HostTiles` or its like.
     """
 
     def __init__(self, query: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray,

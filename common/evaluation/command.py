@@ -15,13 +15,15 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 
 from common.args import main
-from common.context import get_contexts
+from common.command import CommandParser
+from common.devices import get_contexts
 from common.errors import UsageError
-from common.evaluation import DEFAULT_KS, embed, evaluate
+from common.evaluation import DEFAULT_KS, SOP_KS, embed, evaluate
 from common.files import atomic_write, read_npz, write_npz
-from common.learner import Learner, seed_everything
-from common.pictures import embedding_map, retrieval_picture
-from common.retrieval import EvaluationError, check_inputs
+from common.training.learner import Learner, seed_everything
+from common.evaluation.pictures import embedding_map, retrieval_picture
+from common.evaluation.retrieval import EvaluationError, check_inputs
+from common.stats import metric_name
 from common.training import Ensemble, load_data
 from dataset import ImageSet
 from dataset.loader import Loader
@@ -29,15 +31,6 @@ from models.ensemble import concatenate_members
 from models.weights import load_parameters
 
 ARRAYS = ('embeddings', 'labels', 'gallery_embeddings', 'gallery_labels')
-SOP_KS = (1, 10, 100, 1000)
-
-
-class Parser(argparse.ArgumentParser):
-    """Ends with one line on a mistake."""
-
-    def error(self, message: str):
-        """Ends the process with status 2."""
-        self.exit(2, f'{self.prog}: {message} (see --help)\n')
 
 
 def _ks(text: str) -> Tuple[int, ...]:
@@ -56,8 +49,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     With --model, flags that are not the command's own are the script's, as is `script_opt`, what the script makes of
     them.
     """
-    parser = Parser(
-        'python -m common.evaluation', allow_abbrev=False,
+    parser = CommandParser(
+        'python -m common.evaluation',
         description='Score embeddings: recall@k, MAP@R, R-precision and NMI.',
         epilog='With --model, all further flags are those of the script, as in training: --dataset, --data-path, '
                '--embed-dim, ...')
@@ -98,7 +91,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return opt
 
 
-def _script(name: str, parser: Parser):
+def _script(name: str, parser: CommandParser):
     """The script's module."""
     name = os.path.basename(name)
     name = name[:-3] if name.endswith('.py') else name
@@ -188,8 +181,7 @@ def describe(name: str, arrays: Dict[str, np.ndarray], metrics: Dict[str, float]
                                      metrics=metrics)
     lines = [f'{name}: {shape[0]:,} images, {shape[1]:,} dimensions, {len(classes):,} classes'
              + ('' if gallery is None else f', searched among {gallery:,} gallery images')]
-    titles = {'map@r': 'MAP@R', 'r_precision': 'R-precision', 'nmi': 'NMI (geometric mean)'}
-    lines += [f'  {titles.get(metric, metric):<22}{value:7.2f} %' for metric, value in metrics.items()]
+    lines += [f'  {metric_name(metric):<22}{value:7.2f} %' for metric, value in metrics.items()]
     if lonely:
         lines.append(f'  {lonely:,} of the images have no other of their class to retrieve; they count as misses')
     return record, '\n'.join(lines)

@@ -13,7 +13,9 @@ import pytest
 from mxnet import gluon
 from PIL import Image
 
-from common import evaluation, pictures, retrieval, score, tiles
+from common import evaluation
+from common.evaluation import pictures, retrieval, tiles
+from common.evaluation import command as score
 from common.evaluation import EvaluationError, embed, evaluate, recall_at_k
 from tests.oracles.retrieval import NEVER, brute_force
 from tests.tiny import flags, make_tree

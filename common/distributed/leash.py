@@ -1,4 +1,4 @@
-"""Runs one process of a cluster for `common.launch`: ``python common/tether.py [SCRIPT ARGUMENT ...]``.
+"""Runs one process of a cluster for `common.launch`: ``python common/distributed/leash.py [SCRIPT ARGUMENT ...]``.
 
 Standard input is a pipe, or an ssh connection, of which only the launcher holds the other end. However the launcher
 ends, the pipe closes, and this process with it. Where the network fails, another machine may never hear of that: there
@@ -38,7 +38,7 @@ def _run() -> int:
 
 if __name__ == '__main__':
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.argv = sys.argv[1:] or ['']
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv[0] else here
     status = _run()

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from common import checkpoint
+from common.training import checkpoint
 from common.errors import TrainingError
 
 

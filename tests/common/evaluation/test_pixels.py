@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from common import pixels
+from common.evaluation import pixels
 from results.groups import boards
 from results.readlog import read_logs
 from tests.tiny import make_tree

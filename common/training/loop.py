@@ -24,16 +24,17 @@ import numpy as np
 from mxnet import gluon
 from tqdm import tqdm
 
-from common import checkpoint
-from common.context import get_contexts
-from common.distributed import get_cluster
+from common.training import checkpoint
+from common.devices import get_contexts
+from common.distributed.cluster import get_cluster
 from common.errors import TrainingError, UsageError
 from common.evaluation import embed, evaluate
 from common.files import atomic_write, lock
-from common.interrupt import Interrupts
-from common.learner import Learner
-from common.optim import ParamGroup
-from common.runlog import RunLog, describe, git_revision, t_interval, versions
+from common.interrupts import Interrupts
+from common.training.learner import Learner
+from common.training.optimisers import ParamGroup
+from common.runlog import RunLog, git_revision, versions
+from common.stats import describe_metrics, t_interval
 from common.seeds import derived_seed, seed_everything
 from dataset import ImageSet, get_dataset, split_classes
 from dataset.loader import Loader
@@ -387,7 +388,7 @@ class Session:
         head = f'[run {run}, epoch {epoch}' + (f', member {member + 1}]' if member is not None else ']')
         trained = (f"  loss {record['loss']:.4f}  lr {record['lr']:.3g}  {record['images_per_second']:.0f} images/s"
                    if 'loss' in record else '  before training')
-        tqdm.write(f'{head}{trained}  {describe(metrics)}')
+        tqdm.write(f'{head}{trained}  {describe_metrics(metrics)}')
 
     def _best_so_far(self) -> str:
         best = self.progress['chosen'].get('best-on-test')
@@ -466,7 +467,7 @@ class Session:
             summary[selection] = {n: t_interval([result[selection][n] for result in runs]) for n in names}
             shown = {n: s for n, s in summary[selection].items() if n in ('recall@1', 'map@r', 'nmi')}
             tqdm.write(f'{selection}, {len(runs)} runs: ' + '  '.join(
-                describe({n: s['mean']}) + ('' if s['ci95'] is None else f" ± {s['ci95']:.2f}")
+                describe_metrics({n: s['mean']}) + ('' if s['ci95'] is None else f" ± {s['ci95']:.2f}")
                 for n, s in shown.items()))
         self.log.write('summary', runs=len(runs), **summary)
         if self.opt.logfile:

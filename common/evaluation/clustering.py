@@ -19,8 +19,8 @@ import mxnet as mx
 import numpy as np
 import scipy.sparse
 
-from common.retrieval import EvaluationError, check_embeddings, check_labels, fit_centre, square_norms
-from common.tiles import augment, map_blocks, on_host
+from common.evaluation.retrieval import EvaluationError, check_embeddings, check_labels, fit_centre, square_norms
+from common.evaluation.tiles import augment, map_blocks, on_host
 
 POINTS = 256                            # points in a block
 CENTRES = 2048                          # centres in a tile: 256 x 2048 float32 = 2 MB, cached

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 
-from common.optim import GroupTrainer, ParamGroup, decay, parse_steps
+from common.training.optimisers import GroupTrainer, ParamGroup, decay, parse_steps
 
 
 @pytest.mark.parametrize('text, epochs, expected', [

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 
-from common import clustering
-from common.clustering import Lloyd, kmeans, nearest_centres, nmi, plus_plus
-from common.retrieval import EvaluationError
+from common.evaluation import clustering
+from common.evaluation.clustering import Lloyd, kmeans, nearest_centres, nmi, plus_plus
+from common.evaluation.retrieval import EvaluationError
 
 
 def blobs(count=600, classes=40, dims=8, spread=0.5, seed=0):

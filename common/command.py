@@ -1,0 +1,102 @@
+"""How every command of this project starts and ends: one line and an exit status for whatever may go wrong.
+
+| exit status | |
+|---|---|
+| 0 | done |
+| 1 | bad data, a full disk, a run that diverged, out of memory |
+| 2 | bad usage |
+| 130, 143 | Ctrl-C, SIGTERM |
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+from typing import Any, Callable, Iterator, Optional
+
+from common.errors import UserError, out_of_memory
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does, but for the exit status."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser that ends with one line and exit status 2 on a mistake, and takes no abbreviated flags."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{'allow_abbrev': False, **kwargs})
+
+    def error(self, message: str) -> None:
+        """Ends the process."""
+        self.exit(2, f'{self.prog}: {message} (see --help)\n')
+
+
+def run_command(name: str, action: Callable[[], Any]) -> int:
+    """Does what a command does; expected errors are said in one line on stderr.
+
+    Parameters
+    ----------
+    name : str
+        The command, which begins the line, as ``train_margin.py``.
+    action : callable
+        Reads the flags and does the work. A number that it returns is the exit status.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    message: Any = None
+    try:
+        with _termination():
+            status = action()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except UserError as error:
+        status, message = error.exit_status, error
+    except OSError as error:
+        where = error.filename or _silenced_stdout(error)
+        status, message = 1, f'{error.strerror or error}' + (f': {where}' if where else '')
+    except KeyboardInterrupt as error:
+        status = 143 if isinstance(error, Terminated) else 130
+        message = error if error.args else 'interrupted'
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        status, message = 1, 'out of memory: lower --batch-size, --image-size or --num-workers'
+    if sys.stderr is not None:
+        sys.stderr.write(f'{name}: {message}\n')
+    return status
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[None]:
+    """Raises :class:`Terminated` where SIGTERM comes, in the main thread, unless somebody else handles it."""
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if mine:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: Optional[Any]) -> None:
+    raise Terminated
+
+
+def _silenced_stdout(error: OSError) -> str:
+    """'standard output' where what was printed went to a full disk or a closed pipe; from then on it goes nowhere."""
+    if error.errno not in _FULL:
+        return ''
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries to print the rest at its end
+    return 'standard output'

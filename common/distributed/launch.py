@@ -1,0 +1,275 @@
+"""Trains on several machines, or with several processes on this one.
+
+    python -m common.launch --workers 2 --servers 1 -- train_margin.py --dataset CUB --data-path DIR
+    python -m common.launch --workers 4 --servers 2 --hosts hosts.txt -- train_margin.py --dataset CUB --data-path DIR
+
+Every worker runs the script with --kvstore dist_sync: it draws batches of its own, of --batch-size images each, and its
+loss sees these alone; gradients are averaged over the workers. An epoch shows as many images as that of one process.
+Worker 0, on the first host, evaluates and writes the log, the models and the checkpoint. When a process ends before its
+time, all end.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Dict, List, Optional, Tuple
+
+from common.args import positive_int
+from common.distributed.cluster import RANK
+from common.errors import UsageError
+from common.runtime import available_cores
+
+_LEASH = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'leash.py')
+_HOST = re.compile(r'([\w.-]+@)?[\w.-]+')
+_SSH = ['ssh', '-o', 'BatchMode=yes', '-o', 'ConnectTimeout=20', '-o', 'ServerAliveInterval=10',
+        '-o', 'ServerAliveCountMax=3']
+_OWN_WORDS = (1, 2, 130)    # a script that ends with one of these has said why
+_SECONDS_TO_END = 3         # that others get when one has ended: what stops one often stops all
+_SECONDS_TO_STOP = 10       # that worker 0 gets after Ctrl-C, to finish the batch and say how to go on
+_SECONDS_OF_SILENCE = 40    # after which a process on another machine takes this one for dead
+_PULSE = 5                  # seconds from one sign of life to the next
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        self.exit(2, f'{self.prog}: {message} (see --help)\n')
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """Reads the command line; ends with one line and exit status 2 on a mistake."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = _Parser(prog='common.launch', description=__doc__, allow_abbrev=False,
+                     usage='python -m common.launch --workers N [--servers M] [--hosts FILE] -- SCRIPT ARGUMENT ...',
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--workers', type=positive_int, required=True, metavar='N', help='processes that train')
+    parser.add_argument('--servers', type=positive_int, default=1, metavar='M',
+                        help='processes that add up gradients (default: 1)')
+    parser.add_argument('--hosts', metavar='FILE',
+                        help='machines, one [USER@]HOST a line, reached with ssh without a password; processes are '
+                             'dealt out in this order. Each needs this folder, this Python and the data under the '
+                             'same paths, and ports open to the others (default: all on this machine)')
+    parser.add_argument('--port', type=positive_int, metavar='PORT',
+                        help='port of the scheduler, on the first host (default: one that is free here)')
+    own = argv.index('--') if '--' in argv else len(argv)
+    opt = parser.parse_args(argv[:own])
+    opt.command = argv[own + 1:]
+    try:
+        opt.command = _checked(opt.command)
+        opt.machines = _read_hosts(opt.hosts) if opt.hosts else [(None, '127.0.0.1')]
+    except UsageError as error:
+        parser.error(str(error))
+    return opt
+
+
+def _checked(command: List[str]) -> List[str]:
+    if not command:
+        raise UsageError('the script to run is missing: -- train_margin.py --dataset ...')
+    if not command[0].endswith('.py') or not os.path.isfile(command[0]):
+        raise UsageError(f'{command[0]} is not a training script here, such as train_margin.py')
+    given = [b for a, b in zip(command, command[1:]) if a == '--kvstore']
+    given += [a.split('=', 1)[1] for a in command if a.startswith('--kvstore=')]
+    if set(given) - {'dist_sync'}:
+        raise UsageError(f'--kvstore {given[-1]} does not reach other processes: leave it out, or give dist_sync')
+    return command if given else [*command, '--kvstore', 'dist_sync']
+
+
+def _read_hosts(path: str) -> List[Tuple[str, str]]:
+    """What ssh is given, and the address, for each machine: the parameter server binds to addresses, not to names."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            lines = [line.split('#')[0].strip() for line in file]
+    except OSError as error:
+        raise UsageError(f'--hosts {path}: {error.strerror}') from None
+    except UnicodeDecodeError:
+        raise UsageError(f'--hosts {path} is not a text file') from None
+    for number, line in enumerate(lines, 1):
+        if line and (not _HOST.fullmatch(line) or line.startswith('-')):
+            raise UsageError(f'--hosts {path}, line {number}: {line!r} is not of the form [USER@]HOST')
+    if not any(lines):
+        raise UsageError(f'--hosts {path} names no host')
+    machines = []
+    for line in filter(None, lines):
+        try:
+            machines.append((line, socket.gethostbyname(line.split('@')[-1])))
+        except OSError:
+            raise UsageError(f'--hosts {path}: {line} has no address here; write a name that resolves, or the address'
+                             ) from None
+    local = [line for line, address in machines if address.startswith('127.')]
+    if local and len(local) < len(machines):
+        raise UsageError(f'--hosts {path}: {local[0]} is an address that the other machines cannot reach')
+    return machines
+
+
+class _Process:
+    """One process of the cluster, here or behind ssh, whose standard input is the leash on which it is held."""
+
+    def __init__(self, role: str, number: int, host: Optional[str], variables: Dict[str, str], command: List[str]):
+        self.role, self.host = role, host
+        self.name = role if role == 'scheduler' else f'{role} {number}'
+        if host:
+            self.name += f' on {host}'
+        self.first = role == 'worker' and number == 0
+        self._errors = None if self.first else tempfile.TemporaryFile()  # noqa: SIM115  closed by end()
+        environment = dict(os.environ)
+        environment.pop('PORT', None)
+        if host:
+            # What worker 0 prints comes through a pipe, and should come line by line.
+            variables = {**variables, 'DML_SILENCE': str(_SECONDS_OF_SILENCE), 'PYTHONUNBUFFERED': '1'}
+            words = ['env', '-u', 'PORT', *(f'{name}={value}' for name, value in variables.items()),
+                     sys.executable, _LEASH, *command]
+            line = f'cd {shlex.quote(os.getcwd())} && exec ' + ' '.join(map(shlex.quote, words))
+            words = [*_SSH, host, line]
+        else:
+            words = [sys.executable, _LEASH, *command]
+            environment.update(variables)
+        # In a session of its own, so that Ctrl-C reaches the launcher alone, which then ends all in order.
+        self._process = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, bufsize=0,
+                                         stdout=None if self.first else subprocess.DEVNULL, stderr=self._errors,
+                                         start_new_session=True)
+
+    @property
+    def status(self) -> Optional[int]:
+        return self._process.poll()
+
+    def pulse(self) -> None:
+        """A sign of life."""
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(b'.')
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
+
+    def wait(self, until: float) -> None:
+        """Until it has ended, or the (monotonic) time has come."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(until - time.monotonic(), 0))
+
+    def let_go(self) -> None:
+        """Drops the leash, upon which the process ends."""
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._errors:
+            self._errors.close()
+
+    def obituary(self) -> str:
+        """How it ended, in one sentence, after its traceback if it left one."""
+        if self.status < 0:
+            how = f'{self.name} was killed by {signal.Signals(-self.status).name}'
+        elif self.host and self.status == 255:      # of ssh
+            how = f'{self.name} was killed, or cannot be reached'
+        else:
+            how = f'{self.name} ended' + (f' with exit status {self.status}' if self.status else ' too early')
+        said = ''
+        if self._errors:
+            self._errors.seek(0)
+            said = self._errors.read().decode(errors='replace').strip()
+        if 'Traceback (most recent call last)' in said:
+            sys.stderr.write(said + '\n')
+        return how + (': ' + said.splitlines()[-1] if said else '')
+
+
+def launch(opt: argparse.Namespace) -> Tuple[int, str]:
+    """Runs the job.
+
+    Returns
+    -------
+    status : int
+        Exit status: 0, or that with which worker 0 gave up, or 1.
+    message : str
+        Which process ended the job and how; empty if worker 0 has said it.
+    """
+    processes: List[_Process] = []
+    try:
+        _start(opt, processes)
+        return _watch(processes)
+    except KeyboardInterrupt:
+        first = next((p for p in processes if p.first and p.status is None), None)
+        if first is None:
+            return 130, 'interrupted'
+        first.interrupt()
+        first.wait(time.monotonic() + _SECONDS_TO_STOP)
+        return 130, '' if first.status == 130 else 'interrupted: --load-checkpoint goes on from the last checkpoint'
+    finally:
+        for process in processes:
+            process.let_go()
+        until = time.monotonic() + 2
+        for process in processes:
+            process.wait(until)
+            process.kill()
+
+
+def _start(opt: argparse.Namespace, processes: List[_Process]) -> None:
+    shared = {'DMLC_PS_ROOT_URI': opt.machines[0][1], 'DMLC_PS_ROOT_PORT': str(opt.port or _free_port()),
+              'DMLC_NUM_WORKER': str(opt.workers), 'DMLC_NUM_SERVER': str(opt.servers)}
+    # That many are the default of one process (common.runtime).
+    if not opt.hosts and os.environ.get('OMP_NUM_THREADS') == str(available_cores()):
+        shared['OMP_NUM_THREADS'] = str(max(available_cores() // opt.workers, 1))
+    for role, count, command in (('scheduler', 1, []), ('server', opt.servers, []),
+                                 ('worker', opt.workers, opt.command)):
+        for number in range(count):
+            host, address = opt.machines[number % len(opt.machines)]
+            own = {'DMLC_ROLE': role, 'DMLC_NODE_HOST': address, RANK: str(number)}
+            processes.append(_Process(role, number, host, {**shared, **own}, command))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('', 0))
+        return probe.getsockname()[1]
+
+
+def _watch(processes: List[_Process]) -> Tuple[int, str]:
+    """Waits until all workers are done, or one process has ended that should not have."""
+    workers = [p for p in processes if p.role == 'worker']
+    pulse = time.monotonic()
+    while True:
+        if time.monotonic() >= pulse:
+            pulse = time.monotonic() + _PULSE
+            for process in processes:
+                process.pulse()
+        if all(p.status == 0 for p in workers):
+            return 0, ''
+        ended = [p for p in processes if p.status is not None and (p.status or p not in workers)]
+        if ended:
+            break
+        time.sleep(0.1)
+    until = time.monotonic() + _SECONDS_TO_END
+    for process in workers:
+        process.wait(until)
+    dead = next((p for p in ended if p.status < 0), ended[0])
+    first = workers[0]
+    if dead.status >= 0 and first.status in _OWN_WORDS:
+        return first.status, ''
+    return 2 if dead.status == 2 else 1, dead.obituary()
+
+
+def _by_signal(number: int, frame) -> None:
+    raise SystemExit(128 + number)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Runs the launcher; returns its exit status."""
+    opt = parse_args(argv)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _by_signal)
+    try:
+        status, message = launch(opt)
+    except OSError as error:  # no ssh on this machine, no process left, ...
+        status, message = 1, f'{error.strerror}: {error.filename}'
+    if message:
+        sys.stderr.write(f'common.launch: {message}\n')
+    return status

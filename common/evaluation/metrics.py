@@ -1,0 +1,44 @@
+"""All metrics of an embedding at once: recall@k, MAP@R, R-precision and NMI."""
+from __future__ import annotations
+
+from typing import Dict, Optional, Sequence
+
+import mxnet as mx
+import numpy as np
+
+from common.evaluation.clustering import kmeans, nmi
+from common.evaluation.retrieval import check_inputs, retrieval_metrics
+
+DEFAULT_KS = (1, 2, 4, 8, 16, 32)
+SOP_KS = (1, 10, 100, 1000)
+
+
+def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.ndarray] = None,
+             gallery_labels: Optional[np.ndarray] = None, ks: Sequence[int] = DEFAULT_KS, with_nmi: bool = True,
+             ctx: Optional[mx.Context] = None, seed: int = 0) -> Dict[str, float]:
+    """All metrics of an embedding, in percent.
+
+    Parameters
+    ----------
+    embeddings : (N, E) float array, the queries.
+    labels : (N,) int array, their classes.
+    gallery, gallery_labels : the set that is searched (In-shop protocol); None: the queries themselves.
+    ks : the k of recall@k.
+    with_nmi : whether to cluster the queries, by k-means into as many clusters as they have classes, for the NMI.
+    ctx : device; a CPU (the default) is served by NumPy.
+    seed : of the k-means.
+
+    Returns
+    -------
+    OrderedDict of 'recall@1', ..., 'map@r', 'r_precision' and, if `with_nmi`, 'nmi' (geometric mean), in percent.
+
+    Raises
+    ------
+    EvaluationError : NaN or infinite embeddings, labels of another length, an empty gallery, one image only.
+    """
+    embeddings, labels, *_ = check_inputs(embeddings, labels, gallery, gallery_labels)
+    metrics = retrieval_metrics(embeddings, labels, gallery, gallery_labels, ks=ks, ctx=ctx)
+    if with_nmi:
+        clusters, _, _ = kmeans(embeddings, len(np.unique(labels)), ctx=ctx, seed=seed)
+        metrics['nmi'] = 100.0 * nmi(labels, clusters)
+    return metrics
