@@ -27,7 +27,8 @@ def _run() -> int:
         if sys.argv[0]:
             runpy.run_path(sys.argv[0], run_name='__main__')
         else:
-            import common  # noqa: F401  as its environment says, MXNet's import runs the server and does not return
+            from common.runtime import prepare
+            prepare()   # as its environment says, MXNet's import runs the server and does not return
         return 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1

@@ -9,7 +9,7 @@ import pytest
 from common.runtime import available_cores
 
 THREADS = '''
-import common
+import common, mxnet
 import json, os, sys
 from threadpoolctl import threadpool_info
 mxnet_root = os.path.dirname(sys.modules['mxnet'].__file__)
