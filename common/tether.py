@@ -27,7 +27,6 @@ def _run() -> int:
         if sys.argv[0]:
             runpy.run_path(sys.argv[0], run_name='__main__')
         else:
-            from common.runtime import prepare
             prepare()   # as its environment says, MXNet's import runs the server and does not return
         return 0
     except SystemExit as end:
@@ -41,6 +40,8 @@ if __name__ == '__main__':
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.argv = sys.argv[1:] or ['']
+    sys.path[0] = here
+    from common.runtime import prepare  # whatever the script imports first, MXNet is prepared
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv[0] else here
     status = _run()
     for stream in (sys.stdout, sys.stderr):
