@@ -1,6 +1,6 @@
 # DML Playground. "make help" lists the targets; all of them first make .venv if need be (see tools/setup.sh).
-#   make demo PYTHON=python3.9         choose the Python (3.8 to 3.11)
-#   make demo MXNET=mxnet-cu117        choose the MXNet build
+#   make demo PYTHON=python3.9         choose the Python (3.8 to 3.14)
+#   make demo MXNET=mxnet-cu101        choose the MXNet build
 #   make test PYTEST_ARGS="-k margin"  pass arguments to pytest
 #   make benchmarks IMAGES=FOLDER      a folder of photographs, which the loader's benchmark needs
 

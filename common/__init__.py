@@ -1,4 +1,7 @@
-"""What is the same for all twelve algorithms: flags, training loop, evaluation, checkpoints, logs."""
-from common.runtime import prepare
+"""What is the same for all twelve algorithms: flags, training loop, evaluation, checkpoints, logs.
 
-prepare()
+From here on MXNet is prepared when it is first imported (`common.runtime`); nothing heavy is imported here.
+"""
+from common.runtime import watch
+
+watch()

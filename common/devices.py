@@ -6,6 +6,7 @@ from typing import List, Union
 import mxnet as mx
 
 from common.errors import UsageError
+from common.runtime import gpu_problem
 
 
 def get_contexts(gpus: Union[str, List[mx.Context]]) -> List[mx.Context]:
@@ -20,7 +21,7 @@ def get_contexts(gpus: Union[str, List[mx.Context]]) -> List[mx.Context]:
     Raises
     ------
     UsageError
-        If the code is malformed, or names a GPU that is not there.
+        If the code is malformed, or names a GPU that is not there or that this MXNet cannot use.
     """
     if isinstance(gpus, (list, tuple)):
         return list(gpus)
@@ -30,6 +31,9 @@ def get_contexts(gpus: Union[str, List[mx.Context]]) -> List[mx.Context]:
         raise UsageError(f'--gpus: {gpus!r} is not -1, -2 or a list of GPU numbers such as 0,1') from None
     if ids == [-2]:
         return [mx.cpu(0)]
+    problem = gpu_problem(None if ids == [-1] else ids)
+    if problem:
+        raise UsageError(f'--gpus {gpus}: {problem}')
     found = mx.context.num_gpus()
     if ids == [-1]:
         return [mx.gpu(i) for i in range(found)] or [mx.cpu(0)]

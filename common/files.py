@@ -7,6 +7,7 @@ import fcntl
 import lzma
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from typing import IO, Dict, Iterator, Optional, Sequence
@@ -15,8 +16,8 @@ import numpy as np
 
 #: All that `numpy.load` can raise on a damaged ``.npz``; a single flipped bit may ask for another compression.
 _NPZ_DAMAGE = (ValueError, KeyError, IndexError, AttributeError, TypeError, EOFError, OverflowError, MemoryError,
-               SyntaxError, RuntimeError, OSError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
-               zipfile.LargeZipFile)
+               SyntaxError, RuntimeError, OSError, struct.error, tokenize.TokenError, zlib.error, lzma.LZMAError,
+               zipfile.BadZipFile, zipfile.LargeZipFile)
 #: The record at the end of a zip archive without a comment, as NumPy writes them: mark and number of entries.
 _ZIP_END = struct.Struct('<4s6xH10x')
 

@@ -1,18 +1,44 @@
-"""Prepares the process for MXNet 1.9, once, before anything imports it.
+"""What MXNet 1.9 needs around it, settled once a process, just before anybody imports it.
 
-MXNet takes half of the cores unless ``OMP_NUM_THREADS`` says otherwise, which nearly halves the speed of training on a
-CPU. NumPy's matrix product has threads of its own, which wait for more work by spinning, on the cores that MXNet needs
-meanwhile: by chance the triplet's step took from 2.5 to 4.7 ms in `tests.benchmarks.losses`, with one thread 2.7 to 2.8
-(evaluation starts its own threads, see `common.evaluation.tiles`). And MXNet warns about its own age at every import. All is
-settled here and nowhere else: ``import common`` first.
+MXNet 1.9.1 is from 2022. It takes half of the cores, warns about its own age, and uses names that NumPy and Python have
+dropped since. ``import common`` puts a finder in front of Python's own (:func:`watch`). Whoever imports MXNet after
+that, in whatever order, gets it prepared:
+
+- **Threads.** MXNet gets all cores unless ``OMP_NUM_THREADS`` says otherwise: training is nearly twice as fast. NumPy's
+  matrix product has threads of its own, which wait for more work by spinning, on the cores that MXNet needs meanwhile:
+  the triplet's step took from 2.5 to 4.7 ms in `tests.benchmarks.losses`, with one thread 2.7 to 2.8 (evaluation
+  starts its own threads, see `common.evaluation.tiles`). So it gets one, unless ``OPENBLAS_NUM_THREADS`` is set.
+- **Names.** What NumPy 1.24 to 2 and Python 3.12 no longer have is put back. What is there stays as it is.
+- **CUDA.** The libraries that pip installed (``requirements-cuda.txt``) are loaded; CUDA on the machine is not needed.
+- **Failures** end the process with one line.
 """
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import glob
+import importlib.machinery
 import os
+import re
 import sys
+import types
 import warnings
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 _LIBRARIES = {'libgomp': 'libgomp1', 'libquadmath': 'libquadmath0', 'libgfortran': 'libgfortran5'}
+#: In this order: each finds those that it needs already loaded.
+_CUDA_LIBRARIES = ('libcudart.so.11.0', 'libnvrtc.so.11.2', 'libnvToolsExt.so.1', 'libcublasLt.so.11',
+                   'libcublas.so.11', 'libcufft.so.10', 'libcurand.so.10', 'libcusparse.so.11', 'libcusolver.so.11',
+                   'libcudnn.so.8', 'libnccl.so.2')
+#: Compute capabilities that the builds of MXNet have code for. Code for 8.0 runs on 8.6 and 8.9, but not on 9.0.
+_KERNELS = {'cu101': ((3, 0), (5, 0), (6, 0), (7, 0), (7, 5)),
+            'cu112': ((5, 0), (6, 0), (7, 0), (8, 0), (8, 6)),
+            'cu117': ((5, 0), (6, 0), (7, 0), (8, 0), (8, 6))}
+#: The oldest driver of each: its number, and the CUDA version that it reports (CUDA 11 runs with any 11).
+_OLDEST_DRIVER = {'cu101': ('418.39', 10010), 'cu112': ('450.80.02', 11000), 'cu117': ('450.80.02', 11000)}
+_DRIVER_VERSION_FILE = '/proc/driver/nvidia/version'
+_CPU_BUILD = 'without a GPU: make setup MXNET=mxnet'
 
 
 def available_cores() -> int:
@@ -21,18 +47,43 @@ def available_cores() -> int:
 
 
 def prepare() -> None:
-    """Sets the thread counts (unless the user did) and imports MXNet without its import warnings.
+    """Imports MXNet with all that it needs; does nothing the second time.
 
-    Ends the process with one line where the interpreter, NumPy or a system library cannot carry MXNet.
+    Ends the process with one line where MXNet is not installed, or where the interpreter, NumPy or a system library
+    cannot carry it.
     """
-    if 'mxnet' in sys.modules:
-        return
-    os.environ.setdefault('OMP_NUM_THREADS', str(available_cores()))
+    watch()
+    import mxnet  # noqa: F401
+
+
+def watch() -> None:
+    """From now on MXNet is prepared when it is first imported, whoever imports it."""
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')      # NumPy's; MXNet's own follows OMP_NUM_THREADS
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder:
+    """Finds MXNet where Python finds it, and has it run by :func:`_run`."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Optional[importlib.machinery.ModuleSpec]:
+        if name != 'mxnet':
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is None or spec.loader is None:
+            raise SystemExit('MXNet is not installed: make setup')
+        spec.loader.exec_module = functools.partial(_run, spec.loader.exec_module)
+        return spec
+
+
+def _run(execute: Callable[[types.ModuleType], None], module: types.ModuleType) -> None:
+    os.environ.setdefault('OMP_NUM_THREADS', str(available_cores()))
+    _add_dropped_names()
+    _load_cuda(os.path.dirname(os.path.dirname(module.__file__)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            import mxnet  # noqa: F401
+            execute(module)
     except OSError as error:
         package = next((p for lib, p in _LIBRARIES.items() if lib in str(error)), None)
         hint = f' (on Debian: apt-get install {package})' if package else ''
@@ -40,4 +91,166 @@ def prepare() -> None:
     except ModuleNotFoundError as error:
         raise SystemExit(f'{error}: install the packages with `make setup`') from None
     except AttributeError as error:
-        raise SystemExit(f'MXNet 1.9.1 needs NumPy below 1.24, as pinned in requirements ({error})') from None
+        raise SystemExit(f'MXNet 1.9.1 does not start with this NumPy ({error}): install the pinned one with '
+                         '`make setup`') from None
+
+
+def _add_dropped_names() -> None:
+    import numpy as np
+
+    def add(name: str, value: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')     # NumPy 1.20 to 1.23 warn when they are asked for some
+            if not hasattr(np, name):
+                setattr(np, name, value)
+
+    def alias(function: Callable) -> Callable:
+        # A function of its own for each name: MXNet keys a dictionary by function.
+        return functools.wraps(function)(lambda *args, **kwargs: function(*args, **kwargs))
+
+    for kind in (bool, int, float):
+        add(kind.__name__, kind)
+    for name, value in (('Inf', np.inf), ('PINF', np.inf), ('NINF', -np.inf), ('NaN', np.nan), ('NAN', np.nan),
+                        ('PZERO', 0.0), ('NZERO', -0.0)):
+        add(name, value)
+    for old, new in (('alltrue', 'all'), ('sometrue', 'any'), ('product', 'prod'), ('round_', 'round'),
+                     ('in1d', 'isin'), ('trapz', 'trapezoid')):
+        if hasattr(np, new):
+            add(old, alias(getattr(np, new)))
+    for name in ('mirr', 'msort', 'npv', 'pmt', 'ppmt', 'pv', 'rate'):      # MXNet copies them and calls none
+        add(name, _never_called(name))
+    add('compat', types.SimpleNamespace(basestring=(str, bytes)))
+
+    try:
+        import distutils.version  # noqa: F401  gone from Python 3.12
+    except ImportError:
+        from packaging.version import Version
+        package, module = types.ModuleType('distutils'), types.ModuleType('distutils.version')
+        package.__path__ = []
+        package.version = module
+        module.LooseVersion = module.StrictVersion = Version
+        sys.modules.setdefault('distutils', package)
+        sys.modules['distutils.version'] = module
+
+
+def _never_called(name: str) -> Callable:
+    def function(*args, **kwargs):
+        raise NotImplementedError(f'numpy.{name} is gone')
+    return function
+
+
+def cuda_build(site: Optional[str] = None) -> Optional[str]:
+    """``cu117``, or whatever the installed build of MXNet was made for; None for the CPU build.
+
+    Parameters
+    ----------
+    site : str, optional
+        The folder that MXNet is installed in (default: that of the imported MXNet).
+    """
+    site = site or os.path.dirname(os.path.dirname(sys.modules['mxnet'].__file__))
+    for path in glob.glob(os.path.join(glob.escape(site), 'mxnet_cu*.dist-info')):
+        return re.match(r'mxnet_(cu\d+)', os.path.basename(path)).group(1)
+    return None
+
+
+def _load_cuda(site: str) -> None:
+    """Loads the CUDA libraries that pip installed, if this MXNet needs them; ends the process without a driver."""
+    build = cuda_build(site)
+    if build is None:
+        return
+    try:
+        ctypes.CDLL('libcuda.so.1')
+    except OSError as error:
+        raise SystemExit(f'MXNet for CUDA (mxnet-{build}) is installed, but there is no NVIDIA driver: {error}. It '
+                         f'needs one from {_OLDEST_DRIVER.get(build, ("450.80.02",))[0]}; {_CPU_BUILD}') from None
+    folders = glob.glob(os.path.join(glob.escape(site), 'nvidia', '*', 'lib'))
+    for name in _CUDA_LIBRARIES if build.startswith('cu11') else ():
+        for folder in folders:
+            path = os.path.join(folder, name)
+            if os.path.exists(path):
+                try:
+                    ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+                except OSError as error:
+                    raise SystemExit(f'{path} cannot be loaded: {error}; make setup installs it again after make '
+                                     f'distclean; {_CPU_BUILD}') from None
+
+
+def default_build() -> str:
+    """The package of MXNet for this machine; says on stderr if there is a GPU that it cannot use.
+
+    `tools/setup.sh` asks, before anything is installed.
+    """
+    try:
+        found = _cards(ctypes.CDLL('libcuda.so.1'))
+    except OSError:
+        return 'mxnet'
+    problem = gpu_problem(build='cu117') if found else None
+    if problem:
+        sys.stderr.write(f'{problem}. The CPU build is installed.\n')
+    return 'mxnet-cu117' if found and not problem else 'mxnet'
+
+
+def gpu_problem(numbers: Optional[List[int]] = None, build: Optional[str] = None) -> Optional[str]:
+    """Why MXNet cannot use the GPUs of this machine, in one sentence; None if it can, or if nothing is known.
+
+    Parameters
+    ----------
+    numbers : list of int, optional
+        The GPUs in question (default: all).
+    build : str, optional
+        ``cu117``, ... (default: the one that is installed).
+    """
+    build = build or cuda_build()
+    if build not in _KERNELS:
+        return None
+    try:
+        driver = ctypes.CDLL('libcuda.so.1')
+    except OSError:
+        return None
+    oldest, oldest_cuda = _OLDEST_DRIVER[build]
+    number, version = _driver_number(), ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    if version.value < oldest_cuda or (number and _parts(number) < _parts(oldest)):
+        found = f'NVIDIA driver {number}' if number else 'an NVIDIA driver'
+        return (f'{found} for CUDA {_cuda_version(version.value)} was found, and mxnet-{build} needs driver {oldest} '
+                'or later: update it, or train on the CPU with --gpus -2')
+    for index, (name, capability) in _cards(driver).items():
+        if numbers is not None and index not in numbers:
+            continue
+        if not any(capability[0] == major and capability[1] >= minor for major, minor in _KERNELS[build]):
+            known = ', '.join('%d.%d' % kernel for kernel in _KERNELS[build])
+            return (f'GPU {index} ({name}) has compute capability {"%d.%d" % capability}, and mxnet-{build} has code '
+                    f'for {known} (and later ones with the same first number) only: choose another with --gpus, or '
+                    'train on the CPU with --gpus -2')
+    return None
+
+
+def _driver_number() -> Optional[str]:
+    """``450.80.02``, or None where the file of the kernel module is not there (as in WSL)."""
+    with contextlib.suppress(OSError), open(_DRIVER_VERSION_FILE, encoding='utf-8', errors='replace') as file:
+        found = re.search(r'\b\d{3,}\.\d+(\.\d+)?\b', file.readline())
+        return found.group() if found else None
+    return None
+
+
+def _cards(driver: ctypes.CDLL) -> Dict[int, Tuple[str, Tuple[int, int]]]:
+    """Number -> name and compute capability of each GPU that the driver shows."""
+    count, cards = ctypes.c_int(), {}
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return cards
+    for index in range(count.value):
+        device, major, minor, name = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(100)
+        driver.cuDeviceGet(ctypes.byref(device), index)
+        driver.cuDeviceGetName(name, len(name), device)
+        driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
+        driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+        cards[index] = name.value.decode(errors='replace'), (major.value, minor.value)
+    return cards
+
+
+def _parts(number: str) -> Tuple[int, ...]:
+    return tuple(map(int, number.split('.')))
+
+
+def _cuda_version(number: int) -> str:
+    return f'{number // 1000}.{number % 1000 // 10}'

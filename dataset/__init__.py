@@ -4,6 +4,8 @@
 the loader decodes them. The readers are imported here so that they register themselves; samplers and loader are
 imported from their modules by those who use them, which keeps this import light.
 """
+import common  # noqa: F401  (prepares MXNet)
+
 from .errors import DatasetError
 from .imageset import ImageSet, split_classes
 from .registry import dataset_names, get_dataset, register

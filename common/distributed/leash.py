@@ -27,7 +27,7 @@ def _run() -> int:
         if sys.argv[0]:
             runpy.run_path(sys.argv[0], run_name='__main__')
         else:
-            import common  # noqa: F401  as its environment says, MXNet's import runs the server and does not return
+            prepare()   # as its environment says, MXNet's import runs the server and does not return
         return 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -40,6 +40,8 @@ if __name__ == '__main__':
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.argv = sys.argv[1:] or ['']
+    sys.path[0] = here
+    from common.runtime import prepare  # whatever the script imports first, MXNet is prepared
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv[0] else here
     status = _run()
     for stream in (sys.stdout, sys.stderr):

@@ -14,6 +14,7 @@ import io
 import math
 import os
 import re
+import threading
 import time
 import uuid
 import zlib
@@ -41,6 +42,9 @@ from dataset.loader import Loader
 from dataset.samplers import BalancedBatches, ShuffledBatches
 from models.ensemble import concatenate_members
 from models.weights import load_parameters, save_parameters
+
+# tqdm's own lock is one between processes, for which Python 3.14 starts a process that outlives a killed one.
+tqdm.set_lock(threading.RLock())
 
 MAY_CHANGE = {'load_checkpoint', 'number_of_runs', 'num_workers', 'gpus', 'logfile', 'log_postfix', 'save_model_prefix',
               'results_dir', 'data_path', 'cache', 'kvstore'}

@@ -11,7 +11,7 @@ from tests.oracles.distance import distance
 def margin_loss(embeddings: np.ndarray, labels: np.ndarray, betas: np.ndarray,
                 negative_pairs: Sequence[Tuple[int, int]], alpha: float = 0.2, nu: float = 0.0) -> float:
     """Loss with the drawn (anchor, negative) pairs given; `betas` (C,) by class."""
-    terms, anchors = [], []
+    terms, anchors, betas = [], [], np.asarray(betas, dtype=np.float64)
     for a in range(len(labels)):
         for p in range(len(labels)):
             if p != a and labels[p] == labels[a]:

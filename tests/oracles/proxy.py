@@ -51,7 +51,7 @@ def triplet_proxy_loss(x: np.ndarray, labels: np.ndarray, proxies: np.ndarray, t
 
 def margin_proxy_loss(x: np.ndarray, labels: np.ndarray, proxies: np.ndarray, betas: np.ndarray,
                       alpha: float = 0.2) -> float:
-    total, count, proxies = 0.0, 0, unit_rows(proxies)
+    total, count, proxies, betas = 0.0, 0, unit_rows(proxies), betas.astype(np.float64)
     for e, y in zip(unit_rows(x), labels):
         for z in range(len(proxies)):
             d = distance(e, proxies[z])

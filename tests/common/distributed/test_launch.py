@@ -67,6 +67,16 @@ main(script.parse_args, train)
 '''
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """Also where a test fails before it waits for the end of what it started."""
+    yield
+    while Job.started:
+        job = Job.started.pop()
+        job.kill()
+        job.process.communicate()
+
+
 @pytest.fixture(scope='module')
 def tree(tmp_path_factory):
     return make_tree(str(tmp_path_factory.mktemp('tiny') / 'tree'))
@@ -75,6 +85,8 @@ def tree(tmp_path_factory):
 class Job:
     """A launcher whose processes can be told from all others: they inherit a mark in their environment."""
 
+    started = []
+
     def __init__(self, script, tree, results, *more, launcher=('--workers', '2'), environment=None):
         self.mark = uuid.uuid4().hex
         given = flags(tree, results, *more) if tree else ['--results-dir', str(results)]
@@ -82,6 +94,7 @@ class Job:
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         env={**os.environ, 'JOB': self.mark, 'PORT': '1', 'OMP_NUM_THREADS': '1',
                                              **(environment or {})})
+        self.started.append(self)
 
     def running(self):
         """Process id -> environment, of all but the launcher."""
@@ -105,13 +118,18 @@ class Job:
         try:
             output, errors = self.process.communicate(timeout=seconds)
         finally:
-            self.process.kill()
-            left = {} if self.gone() else self.running()
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            left = self.kill()
         assert not left, left
         return self.process.returncode, output, errors
+
+    def kill(self):
+        """Ends the launcher; returns the processes that it left, which are ended too."""
+        self.process.kill()
+        left = {} if self.gone() else self.running()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return left
 
     def gone(self, seconds=5):
         until = time.monotonic() + seconds
