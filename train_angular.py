@@ -7,11 +7,22 @@ between distances does. Batches of pairs, as for the N-pair loss.
     python train_angular.py --dataset GLYPHS --model convnet --image-size 32 --lr 1e-3
 """
 from common.args import TrainingParser, fraction, main, non_negative_float, positive_float
-from common.training.optimisers import param_group
-from common.training import Experiment, run
+from common.training import Experiment, param_group, run
 from dataset.samplers import PairBatches
 from models import EmbeddingNet, get_backbone
-from models.losses import AngularLoss
+from models.losses.angular import AngularLoss
+
+ALGORITHM = {
+    'key': 'angular',
+    'name': 'Angular',
+    'paper': 'Deep Metric Learning with Angular Loss',
+    'link': 'https://arxiv.org/abs/1708.01682',
+    'published': '2017-08',
+    'idea': 'Bounds the angle at the negative of the triangle that it forms with a positive pair, whatever its size.',
+    'smoke': ['--batches-per-epoch 3',
+              '--angular-lambda 1 --symmetric-loss'],
+    'search': {'lr': ('log', 1e-4, 1e-2), 'alpha': ('linear', 30, 60)},
+}
 
 
 def parse_args(argv=None):

@@ -7,10 +7,22 @@ better than the clustering by class.
     python train_clusterloss.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, non_negative_float, non_negative_int
-from common.training.optimisers import param_group
-from common.training import Experiment, run, shuffled_or_balanced
+from common.training import Experiment, param_group, run, shuffled_or_balanced
 from models import EmbeddingNet, get_backbone
-from models.losses import ClusterLoss
+from models.losses.cluster import ClusterLoss
+
+ALGORITHM = {
+    'key': 'clusterloss',
+    'name': 'Structured clustering',
+    'paper': 'Deep Metric Learning via Facility Location',
+    'link': 'https://arxiv.org/abs/1612.01213',
+    'published': '2016-12',
+    'idea': 'The true clustering of the batch must score higher than the best wrong one, by as much as that '
+            'one is wrong.',
+    'smoke': ['--batch-k 2'],
+    'learns': '--epochs 24',
+    'search': {'lr': ('log', 1e-4, 1e-2), 'batch-k': ('choice', 0, 4, 8), 'gamma': ('log', 0.3, 3.0)},
+}
 
 
 def parse_args(argv=None):

@@ -11,12 +11,26 @@ it are evaluated; the first chooses the best epoch.
 from collections import OrderedDict
 
 from common.args import TrainingParser, fraction, main, positive_float
-from common.training.optimisers import param_group
-from common.training import Experiment, run
+from common.training import Experiment, param_group, run
 from dataset.samplers import ShuffledBatches
 from models import EmbeddingNet, get_backbone
 from models.heads import DiscriminativeHead
-from models.losses import DiscriminativeLoss
+from models.losses.discriminative import DiscriminativeLoss
+
+ALGORITHM = {
+    'key': 'discriminative',
+    'name': 'Discriminative',
+    'paper': 'A Theoretically Sound Upper Bound on the Triplet Loss for Improving the Efficiency of Deep '
+             'Distance Metric Learning',
+    'link': 'https://arxiv.org/abs/1904.08720',
+    'published': '2019-04',
+    'idea': 'Pulls every image to a fixed, one-hot centre of its class: a bound on the triplet loss that needs '
+            'no triplets.',
+    'smoke': ['--dropout 0',
+              '--squared --dropout 0.5'],
+    'learns': '--epochs 14',
+    'search': {'lr': ('log', 1e-4, 1e-2), 'dropout': ('linear', 0.0, 0.5)},
+}
 
 
 def parse_args(argv=None):

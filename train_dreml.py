@@ -12,12 +12,24 @@ import numpy as np
 from common.args import TrainingParser, main, positive_int
 from common.errors import UsageError
 from common.seeds import derived_seed
-from common.training.optimisers import param_group
-from common.training import Ensemble, Experiment, run
+from common.training import Ensemble, Experiment, param_group, run
 from dataset.samplers import ShuffledBatches
 from models import EmbeddingNet, get_backbone
 from models.ensemble import MetaClassLoss, random_meta_classes
-from models.losses import ProxyLoss
+from models.losses.proxy import ProxyLoss
+
+ALGORITHM = {
+    'key': 'dreml',
+    'name': 'DREML',
+    'paper': 'Deep Randomized Ensembles for Metric Learning',
+    'link': 'https://arxiv.org/abs/1808.04469',
+    'published': '2018-08',
+    'idea': 'Many small networks each learn a random grouping of the classes; their embeddings are joined.',
+    'smoke': ['-L 2 -D 3 --embed-dim 6',
+              '--static-proxies --loss xentropy'],
+    'learns': '--epochs 10 -L 3',
+    'search': {'lr': ('log', 1e-4, 1e-2), 'meta-classes': ('choice', 12, 24, 32)},
+}
 
 
 def parse_args(argv=None):

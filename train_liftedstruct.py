@@ -8,10 +8,21 @@ negative needs to be chosen.
     python train_liftedstruct.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, non_negative_float
-from common.training.optimisers import param_group
-from common.training import Experiment, run, shuffled_or_balanced
+from common.training import Experiment, param_group, run, shuffled_or_balanced
 from models import EmbeddingNet, get_backbone
-from models.losses import LiftedStructLoss
+from models.losses.lifted_struct import LiftedStructLoss
+
+ALGORITHM = {
+    'key': 'liftedstruct',
+    'name': 'Lifted structure',
+    'paper': 'Deep Metric Learning via Lifted Structured Feature Embedding',
+    'link': 'https://arxiv.org/abs/1511.06452',
+    'published': '2015-11',
+    'idea': 'Every positive pair is pulled together against all negatives of both of its ends at once.',
+    'smoke': ['--batch-k 2'],
+    'learns': '--epochs 10',
+    'search': {'lr': ('log', 1e-4, 1e-2), 'batch-k': ('choice', 0, 4, 8), 'margin': ('log', 0.3, 3.0)},
+}
 
 
 def parse_args(argv=None):

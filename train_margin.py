@@ -8,11 +8,24 @@ learned for every class. Negatives are drawn so that all distances are seen alik
     python train_margin.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, fraction, main, non_negative_float, positive_float
-from common.training.optimisers import ParamGroup, param_group
-from common.training import Experiment, run
+from common.training import Experiment, ParamGroup, param_group, run
 from dataset.samplers import BalancedBatches
 from models import EmbeddingNet, get_backbone
-from models.losses import MarginLoss
+from models.losses.margin import MarginLoss
+
+ALGORITHM = {
+    'key': 'margin',
+    'name': 'Margin',
+    'paper': 'Sampling Matters in Deep Embedding Learning',
+    'link': 'https://arxiv.org/abs/1706.07567',
+    'published': '2017-06',
+    'idea': 'Negatives are drawn evenly over all distances, and every class learns its own border between near '
+            'and far.',
+    'smoke': ['--batch-k 2 --batches-per-epoch 3',
+              '--lr-beta 0 --nu 0.1'],
+    'learns': '--epochs 10 --batches-per-epoch 10',
+    'search': {'lr': ('log', 1e-4, 1e-2), 'margin': ('log', 0.05, 0.5), 'beta': ('linear', 0.8, 1.4)},
+}
 
 
 def parse_args(argv=None):

@@ -7,11 +7,25 @@ normalisation and dropout. The published figures use --embed-dim 2048.
     python train_normproxy.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, fraction, main, positive_float
-from common.training.optimisers import param_group
-from common.training import Experiment, run, shuffled_or_balanced
+from common.training import Experiment, param_group, run, shuffled_or_balanced
 from models import EmbeddingNet, L2Normalization, get_backbone
 from models.heads import NormProxyHead
-from models.losses import NormProxyLoss
+from models.losses.normproxy import NormProxyLoss
+
+ALGORITHM = {
+    'key': 'normproxy',
+    'name': 'Proxy-softmax',
+    'paper': 'Classification is a Strong Baseline for Deep Metric Learning',
+    'link': 'https://arxiv.org/abs/1811.12649',
+    'published': '2018-11',
+    'idea': 'A softmax over cosine similarities to class proxies: plain classification, with both sides normalised.',
+    'smoke': ['--no-dropout',
+              '--no-fc',
+              '--binarize --static-proxies',
+              '--binarize --similarity euclidean'],
+    'learns': '--epochs 22',
+    'search': {'lr': ('log', 1e-4, 1e-2), 'temperature': ('log', 0.02, 0.2)},
+}
 
 
 def parse_args(argv=None):

@@ -7,11 +7,24 @@ a softmax over the batch.
     python train_npairs.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, fraction, main, non_negative_float
-from common.training.optimisers import param_group
-from common.training import Experiment, run
+from common.training import Experiment, param_group, run
 from dataset.samplers import PairBatches
 from models import EmbeddingNet, get_backbone
-from models.losses import NPairLoss
+from models.losses.npairs import NPairLoss
+
+ALGORITHM = {
+    'key': 'npairs',
+    'name': 'N-pairs',
+    'paper': 'Improved Deep Metric Learning with Multi-class N-pair Loss Objective',
+    'link': 'https://papers.nips.cc/paper/6200-improved-deep-metric-learning-with-multi-class-n-pair-loss-objective',
+    'published': '2016-12',
+    'idea': 'In a batch of one pair per class, each anchor must pick its own positive among the positives of '
+            'all classes.',
+    'smoke': ['--batches-per-epoch 3',
+              '--symmetric-loss --decrease-cnn-lr'],
+    'learns': '--epochs 12 --batch-size 60 --batches-per-epoch 20',
+    'search': {'lr': ('log', 1e-4, 1e-2), 'l2reg-weight': ('log', 1e-5, 1e-2)},
+}
 
 
 def parse_args(argv=None):

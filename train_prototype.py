@@ -7,11 +7,22 @@ that are classified by their distance to the prototypes.
     python train_prototype.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, positive_int
-from common.training.optimisers import param_group
-from common.training import Experiment, run
+from common.training import Experiment, param_group, run
 from dataset.samplers import EpisodeBatches
 from models import EmbeddingNet, get_backbone
-from models.losses import PrototypicalLoss
+from models.losses.prototypical import PrototypicalLoss
+
+ALGORITHM = {
+    'key': 'prototype',
+    'name': 'Prototype',
+    'paper': 'Prototypical Networks for Few-shot Learning',
+    'link': 'https://arxiv.org/abs/1703.05175',
+    'published': '2017-03',
+    'idea': 'Queries are classified by the nearest mean of a few support images of each class.',
+    'smoke': ['--nc 2 --ns 2 --nq 2 --batches-per-epoch 3 --batch-size 8'],
+    'learns': '--epochs 8 --batches-per-epoch 10',
+    'search': {'lr': ('log', 1e-4, 1e-2), 'nc': ('choice', 6, 12, 24)},
+}
 
 
 def parse_args(argv=None):

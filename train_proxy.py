@@ -8,10 +8,29 @@ to be sampled or mined. --loss chooses what is made of the distances: NCA, softm
     python train_proxy.py --dataset GLYPHS --model convnet --image-size 32 --loss triplet
 """
 from common.args import TrainingParser, fraction, main, positive_float, positive_int
-from common.training.optimisers import param_group
-from common.training import Experiment, run, shuffled_or_balanced
+from common.training import Experiment, param_group, run, shuffled_or_balanced
 from models import EmbeddingNet, get_backbone
-from models.losses import ProxyLoss
+from models.losses.proxy import ProxyLoss
+
+ALGORITHM = {
+    'key': 'proxy',
+    'name': 'Proxy',
+    'paper': 'No Fuss Distance Metric Learning using Proxies',
+    'link': 'https://arxiv.org/abs/1703.07464',
+    'published': '2017-03',
+    'idea': 'Images are compared with one learned proxy per class instead of with each other.',
+    'variants': {
+        'proxy-nca': {'name': 'Proxy-NCA', 'flags': '--loss nca', 'learns': '--epochs 10'},
+        'proxy-triplet': {'name': 'Proxy-triplet', 'flags': '--loss triplet', 'learns': '--epochs 16',
+                          'idea': 'The triplet loss with learned class proxies as positives and negatives.'},
+    },
+    'smoke': ['',
+              '--loss triplet',
+              '--loss xentropy --label-smooth 0.1',
+              '--loss proxymargin',
+              '--iteration-per-epoch 2 --batch-k 2 --lr 1e-3'],
+    'search': {'lr': ('log', 1e-4, 1e-2), 'embedding-multiplier': ('log', 1, 8)},
+}
 
 RATES = {'embedding': 1e-5, 'inception': 1e-3, 'proxynca': 1e-3}
 

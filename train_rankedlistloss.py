@@ -9,12 +9,11 @@ of the larger one of radius alpha, those that intrude deepest with the greatest 
 import argparse
 
 from common.args import TrainingParser, fraction, main, non_negative_float, positive_float, positive_int
-from common.training.optimisers import param_group
-from common.training import Experiment, run
+from common.training import Experiment, param_group, run
 from dataset.samplers import BalancedBatches
 from models import EmbeddingNet, get_backbone
 from models.heads import BottleneckHead
-from models.losses import RankedListLoss
+from models.losses.ranked_list import RankedListLoss
 
 
 def layers(text):
@@ -23,6 +22,19 @@ def layers(text):
         return ','.join(str(positive_int(part)) for part in text.split(','))
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f'{text!r} is not a list of layer sizes such as 512,256') from None
+
+ALGORITHM = {
+    'key': 'rankedlistloss',
+    'name': 'Ranked list',
+    'paper': 'Ranked List Loss for Deep Metric Learning',
+    'link': 'https://arxiv.org/abs/1903.03238',
+    'published': '2019-03',
+    'idea': 'Keeps positives inside a ball around the query and pushes negatives, the nearest most, beyond a margin.',
+    'smoke': ['--batch-k 2 --batches-per-epoch 3',
+              '--bottleneck-layers 16,12'],
+    'learns': '--epochs 10 --batches-per-epoch 14 --batch-size 90',
+    'search': {'lr': ('log', 1e-4, 1e-2), 'batch-size': ('choice', 60, 120, 180), 'margin': ('linear', 0.2, 0.6)},
+}
 
 
 def parse_args(argv=None):

@@ -7,10 +7,22 @@ that is farther than the positive: the hardest would make the network collapse, 
     python train_triplet_semihard.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, non_negative_float
-from common.training.optimisers import param_group
-from common.training import Experiment, run, shuffled_or_balanced
+from common.training import Experiment, param_group, run, shuffled_or_balanced
 from models import EmbeddingNet, get_backbone
-from models.losses import TripletSemihardLoss
+from models.losses.triplet_semihard import TripletSemihardLoss
+
+ALGORITHM = {
+    'key': 'triplet',
+    'name': 'Triplet semi-hard',
+    'paper': 'FaceNet: A Unified Embedding for Face Recognition and Clustering',
+    'link': 'https://arxiv.org/abs/1503.03832',
+    'published': '2015-03',
+    'idea': 'Every positive pair is compared with the nearest negative that is farther away than the positive.',
+    'smoke': ['--batch-k 2',
+              '--normalize'],
+    'search': {'lr': ('log', 1e-4, 1e-2), 'batch-k': ('choice', 0, 4, 8), 'margin': ('log', 0.1, 1.0),
+               'normalize': ('choice', False, True)},
+}
 
 
 def parse_args(argv=None):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from common.errors import TrainingError
-from common.runlog import RunLog, t_interval
+from common.runlog import RunLog
+from common.stats import t_interval
 
 
 def lines(path):

@@ -11,7 +11,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common import context, runtime
+from common import devices, runtime
 from common.errors import UsageError
 from common.runtime import available_cores
 
@@ -172,8 +172,8 @@ def test_a_card_without_code_is_named(machine, capability, build, usable):
         assert 'NVIDIA Something' in problem and '%d.%d' % capability in problem and '--gpus -2' in problem
         for gpus in '-1', '0':
             with pytest.raises(UsageError, match='NVIDIA Something'):
-                context.get_contexts(gpus)
-        assert context.get_contexts('-2') == [mx.cpu(0)]
+                devices.get_contexts(gpus)
+        assert devices.get_contexts('-2') == [mx.cpu(0)]
 
 
 @pytest.mark.parametrize('number, version, usable', [
