@@ -53,12 +53,11 @@ def run_command(name: str, action: Callable[[], Any]) -> int:
     int
         The exit status.
     """
-    message: Any = None
+    _make_streams_usable()
     try:
         with _termination():
             status = action()
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except UserError as error:
         status, message = error.exit_status, error
@@ -72,8 +71,7 @@ def run_command(name: str, action: Callable[[], Any]) -> int:
         if not out_of_memory(error):
             raise
         status, message = 1, 'out of memory: lower --batch-size, --image-size or --num-workers'
-    if sys.stderr is not None:
-        sys.stderr.write(f'{name}: {message}\n')
+    sys.stderr.write(f'{name}: {message}\n')
     return status
 
 
@@ -82,7 +80,7 @@ def _termination() -> Iterator[None]:
     """Raises :class:`Terminated` where SIGTERM comes, in the main thread, unless somebody else handles it."""
     mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if mine:
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
@@ -90,8 +88,24 @@ def _termination() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _terminate(number: int, frame: Optional[Any]) -> None:
+def terminate(number: int, frame: Optional[Any]) -> None:
+    """The handler of SIGTERM: raises :class:`Terminated`."""
     raise Terminated
+
+
+def _make_streams_usable() -> None:
+    """A closed stream leads nowhere, and what it cannot encode is replaced: neither may end a long run.
+
+    A closed descriptor would be given to the next file that is opened, into which everything printed would go.
+    """
+    for number, name, mode in ((0, 'stdin', 'r'), (1, 'stdout', 'w'), (2, 'stderr', 'w')):
+        stream = getattr(sys, name)
+        if stream is None:
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as the process lives
+        elif mode == 'w' and hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace' if name == 'stderr' else 'replace')
 
 
 def _silenced_stdout(error: OSError) -> str:

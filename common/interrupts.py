@@ -1,49 +1,52 @@
-"""Ctrl-C between two batches, not in the middle of anything."""
+"""Ctrl-C and SIGTERM between two batches, not in the middle of anything."""
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType
-from typing import Iterable, Iterator, Optional, TypeVar
+from typing import Any, Dict, Iterable, Iterator, Optional, TypeVar
+
+from common.command import Terminated, terminate
 
 Item = TypeVar('Item')
 
 
 class Interrupts:
-    """Notes Ctrl-C (SIGINT) while it is entered; :meth:`check` raises it where that is safe.
+    """Notes Ctrl-C (SIGINT) and SIGTERM while it is entered; :meth:`check` raises them where that is safe.
 
     Python raises KeyboardInterrupt at whatever line it is, and drops it where that line belongs to a destructor; the
-    arrays of MXNet have one, so that a run would go on as if nothing had happened. A second Ctrl-C is raised at once,
+    arrays of MXNet have one, so that a run would go on as if nothing had happened. A second signal is raised at once,
     for what takes long between two checks.
 
-    Only the main thread may handle signals, and where Ctrl-C is ignored or somebody else's, it stays so: then this does
-    nothing.
+    Only the main thread may handle signals. A signal that is ignored, or handled by somebody else, stays so.
     """
 
+    _handled = {signal.SIGINT: (signal.default_int_handler,), signal.SIGTERM: (signal.SIG_DFL, terminate)}
+
     def __init__(self) -> None:
-        self._asked = self._installed = False
+        self._asked: Optional[int] = None
+        self._before: Dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        in_main = threading.current_thread() is threading.main_thread()
-        if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._note)
-            self._installed = True
+        if threading.current_thread() is threading.main_thread():
+            for number, usual in self._handled.items():
+                if signal.getsignal(number) in usual:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._installed = False
+        while self._before:
+            signal.signal(*self._before.popitem())
 
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
+        again, self._asked = self._asked is not None, number
+        if again:
+            self.check()
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt if Ctrl-C was pressed."""
-        if self._asked:
-            raise KeyboardInterrupt
+        """Raises KeyboardInterrupt if Ctrl-C was pressed, Terminated if SIGTERM came."""
+        if self._asked is not None:
+            raise Terminated if self._asked == signal.SIGTERM else KeyboardInterrupt
 
     def between(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items, with a :meth:`check` before each."""

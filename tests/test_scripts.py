@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mxnet import gluon
 
-from common.training import loop as training
+from common import training
 from common.args import TrainingParser
 from common.training.learner import Learner
 from tests.tiny import flags, make_tree

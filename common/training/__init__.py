@@ -1,5 +1,6 @@
-"""Training: what a script builds, the loop that all twelve share, and what a run leaves behind."""
-from common.training.loop import Ensemble, Experiment, load_data, run, shuffled_or_balanced
+"""Training: what a script builds, the loop that all scripts share, and what a run leaves behind."""
+from common.training.experiment import Data, Ensemble, Experiment, load_data, shuffled_or_balanced
 from common.training.optimisers import ParamGroup, param_group
+from common.training.runs import run
 
-__all__ = ['Ensemble', 'Experiment', 'ParamGroup', 'load_data', 'param_group', 'run', 'shuffled_or_balanced']
+__all__ = ['Data', 'Ensemble', 'Experiment', 'ParamGroup', 'load_data', 'param_group', 'run', 'shuffled_or_balanced']

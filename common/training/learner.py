@@ -95,6 +95,10 @@ class Learner:
         statistics = self.net.collect_params('.*running_(mean|var)$').values()
         self.cluster.average([[array] for param in statistics for array in param.list_data()])
 
+    def is_finite(self) -> bool:
+        """Are all parameters finite numbers?"""
+        return checkpoint.check_finite([self.net, self.loss])
+
     def gradient_seen(self) -> mx.nd.NDArray:
         """Largest gradient of the network's last layer in this step, left on the device."""
         return mx.nd.max(mx.nd.abs(self._watched.list_grad()[0])) if self._watched else mx.nd.ones(1)

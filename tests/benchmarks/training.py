@@ -19,7 +19,8 @@ import mxnet as mx
 from mxnet import autograd, gluon
 
 import train_margin
-from common.training import loop as training
+from common.training.loop import train_epoch
+from common.training.session import Session
 from common.training.learner import Learner, initialize
 
 TURNS = 5
@@ -59,9 +60,9 @@ def whole_loop(opt, session, batches) -> float:
     learner = Learner(train_margin.build(opt, session.data, session.ctx), opt, session.ctx)
     for batch in batches[:3]:
         learner.step(batch.images, batch.labels)
-    loader = session._loader(session.data.train, learner.sampler, True, opt.seed)
+    loader = session.loader(session.data.train, learner.sampler, opt.seed)
     with contextlib.redirect_stderr(io.StringIO()):
-        record = session._train_epoch(learner, loader, 1, 1, opt.seed)
+        record = train_epoch(session, learner, loader, 1, 1, opt.seed)
     loader.close()
     return record['images_per_second']
 
@@ -69,9 +70,9 @@ def whole_loop(opt, session, batches) -> float:
 def main() -> None:
     defaults = ['--dataset', 'GLYPHS', '--model', 'convnet', '--image-size', '32', '--batches-per-epoch', '40']
     opt = train_margin.parse_args([*defaults, *sys.argv[1:], '--logfile', 'None', '--save-model-prefix', 'None'])
-    session = training.Session(opt, train_margin.build)
+    session = Session(opt)
     sampler = train_margin.build(opt, session.data, session.ctx).sampler
-    loader = session._loader(session.data.train, sampler, True, opt.seed)
+    loader = session.loader(session.data.train, sampler, opt.seed)
     batches = list(loader)
     loader.close()
     rates = {'bare': [], 'loop': []}

@@ -47,7 +47,7 @@ PLACES = {'results_dir', 'logfile', 'save_model_prefix', 'load_checkpoint'}
 def child(moment: str, number: int, seed: int, words: Sequence[str]) -> None:
     """Trains as `words` say, and dies at the `number`-th moment of a kind, if there are so many."""
     from common import runlog
-    from common.training import loop as training
+    from common.training import loop
     counter, rng = itertools.count(1), random.Random(seed)
     results = words[words.index('--results-dir') + 1]
 
@@ -69,7 +69,7 @@ def child(moment: str, number: int, seed: int, words: Sequence[str]) -> None:
                 and next(counter) == number:
             soon(0.01)
 
-    append, evaluate = runlog.RunLog._append, training.evaluate
+    append, evaluate = runlog.RunLog._append, loop.evaluate
 
     def half_a_line(log: runlog.RunLog, line: bytes) -> None:
         if next(counter) == number:
@@ -87,7 +87,7 @@ def child(moment: str, number: int, seed: int, words: Sequence[str]) -> None:
     elif moment == 'line':
         runlog.RunLog._append = half_a_line
     elif moment == 'evaluation':
-        training.evaluate = cut_short
+        loop.evaluate = cut_short
     sys.argv = list(words)
     runpy.run_path(os.path.join(ROOT, words[0]), run_name='__main__')
 

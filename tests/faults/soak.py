@@ -69,7 +69,7 @@ def left_on_machine(folder: str) -> List[str]:
 def child(folder: str, iterations: int, every: int) -> None:
     """Trains; writes ``figures.json`` into the folder."""
     import train_margin
-    from common.training import loop as training
+    from common import training
     from common.runlog import RunLog
     from tests.tiny import flags
     sizes: List[int] = []

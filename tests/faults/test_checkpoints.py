@@ -6,7 +6,7 @@ import pytest
 
 import train_liftedstruct
 import train_margin
-from common.training import loop as training
+from common import training
 from common.training import checkpoint
 from common.errors import TrainingError
 from common.evaluation import EvaluationError

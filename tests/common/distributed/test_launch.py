@@ -15,7 +15,7 @@ import pytest
 import train_margin
 import train_triplet_semihard
 from common.distributed import launch
-from common.training import loop as training
+from common import training
 from common.training.checkpoint import load
 from common.distributed.cluster import Alone, WorkersPart
 from common.errors import UsageError
@@ -31,14 +31,15 @@ import os
 import numpy as np
 import mxnet as mx
 import train_triplet_semihard as script
-from common.training import loop as training
+from common import training
 from common.args import main
+from common.training import checkpoint, loop
 from common.distributed.cluster import get_cluster
 
 def train(opt):
     seen, learners = [], []
 
-    class Spy(training.Learner):
+    class Spy(loop.Learner):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             learners.append(self)
@@ -51,7 +52,7 @@ def train(opt):
         mx.random.seed(1 + get_cluster(opt.kvstore).rank)  # workers would start from different parameters
         return script.build(opt, data, ctx)
 
-    training.Learner = Spy
+    loop.Learner = Spy
     training.run(opt, build)
     cluster, learner = get_cluster(opt.kvstore), learners[0]
     streams = [np.random.RandomState(rank) for rank in range(cluster.size)]
@@ -61,7 +62,7 @@ def train(opt):
         wrong += not np.array_equal(cluster._sum(mx.nd.array(parts[cluster.rank])).asnumpy(), sum(parts[1:], parts[0]))
     np.savez(os.environ['PROBE'] + f'-{cluster.rank}.npz', wrong=wrong, images=np.array([s[0] for s in seen]),
              labels=np.array([s[1] for s in seen]),
-             **{f'net:{k}': v for k, v in training.checkpoint.block_arrays(learner.net).items()})
+             **{f'net:{k}': v for k, v in checkpoint.block_arrays(learner.net).items()})
 
 main(script.parse_args, train)
 '''

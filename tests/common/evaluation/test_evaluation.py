@@ -484,7 +484,7 @@ def test_command_embeds_with_a_saved_model(tmp_path, monkeypatch):
 
 def test_command_as_a_module(tmp_path):
     path = save(tmp_path / 'e.npz', embeddings=clusters()[0], labels=clusters()[1])
-    root = os.path.dirname(os.path.dirname(os.path.abspath(evaluation.__file__)))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(evaluation.__file__))))
     done = subprocess.run([sys.executable, '-m', 'common.evaluation', '--embeddings', path, '--gpus', '-2'], cwd=root,
                           capture_output=True, text=True)
     assert done.returncode == 0 and 'MAP@R' in done.stdout and done.stderr == ''

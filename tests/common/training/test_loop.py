@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from mxnet import gluon
 
 import train_dreml
 import train_margin
-from common.training import loop as training
-from common.training import checkpoint
+from common import training
+from common.training import checkpoint, ensemble
 from common.errors import TrainingError, UsageError
 from common.interrupts import Interrupts
 from common.training.learner import Learner
@@ -249,18 +250,6 @@ def test_killed_at_any_moment_and_resumed_ends_with_the_same_bits(tree, tmp_path
     assert not list((tmp_path / 'killed').rglob('*.tmp-*')) and not list((tmp_path / 'killed').rglob('*.lock'))
 
 
-def test_ctrl_c_says_how_to_go_on(tree, tmp_path):
-    process = start(tree, tmp_path, '--epochs', '25')  # long enough not to be over by itself
-    log = tmp_path / 'logs' / 'train_margin_miniCUB_convnet.jsonl'
-    wait_for(lambda: log.exists() and log.read_bytes().count(b'\n') >= 3, process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
-    assert process.returncode == 130
-    assert '--load-checkpoint' in errors and 'Traceback' not in errors and errors.count('\n') == 1, errors
-    again = start(tree, tmp_path, '--epochs', '25', '--load-checkpoint')
-    assert again.wait() == 0
-
-
 class Dying:
     """Ctrl-C is pressed while its destructor runs, as it may while one of MXNet's arrays is freed."""
 
@@ -359,16 +348,16 @@ def test_an_ensemble_that_was_interrupted_may_be_told_of_more_runs(tree, tmp_pat
     class Killed(Exception):
         pass
 
-    def member(self, *arguments):
-        if self.progress['member'] == 1:
+    def killed_at_the_second(session, *arguments):
+        if session.progress.member == 1:
             raise Killed
-        one_member(self, *arguments)
+        return train_network(session, *arguments)
 
-    one_member = training.Session._one_member
-    monkeypatch.setattr(training.Session, '_one_member', member)
+    train_network = ensemble.train_network
+    monkeypatch.setattr(ensemble, 'train_network', killed_at_the_second)
     with pytest.raises(Killed):
         training.run(dreml(), train_dreml.build)
-    monkeypatch.setattr(training.Session, '_one_member', one_member)
+    monkeypatch.setattr(ensemble, 'train_network', train_network)
     embeddings = only(tmp_path, 'member01-test.npy')
     before = os.stat(embeddings).st_mtime_ns
     result = training.run(dreml('--load-checkpoint', '--number-of-runs', '2'), train_dreml.build)
@@ -376,8 +365,92 @@ def test_an_ensemble_that_was_interrupted_may_be_told_of_more_runs(tree, tmp_pat
     assert len(list(tmp_path.rglob('*-run2-member*.params'))) == 2
 
 
-def test_a_new_start_keeps_the_old_checkpoint_aside(tree, tmp_path):
-    training.run(margin(tree, tmp_path), train_margin.build)
-    before = open(only(tmp_path, '.ckpt.npz'), 'rb').read()
-    training.run(margin(tree, tmp_path), train_margin.build)
-    assert open(only(tmp_path, '.ckpt.npz.previous'), 'rb').read() == before
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_new_start_puts_all_of_the_earlier_run_aside_together(tree, tmp_path, capsys):
+    """Twice: the third start must not lose what the second put aside."""
+    models, earlier = tmp_path / 'models', []
+    for rate in ('0.003', '0.01', '0.02'):
+        training.run(margin(tree, tmp_path, '--lr', rate), train_margin.build)
+        earlier.append(files(models))
+        assert {'-best.params', '-last.params', '-best.json'} <= {
+            name[len('train_margin_miniCUB_convnet'):] for name in earlier[-1]}
+    said = capsys.readouterr().out
+    for number in (1, 2):
+        folder = models / f'train_margin_miniCUB_convnet.previous-{number}'
+        assert files(folder) == earlier[number - 1] and str(folder) in said
+
+
+def test_a_run_whose_parameters_are_no_numbers_is_neither_evaluated_nor_saved(tree, tmp_path):
+    """In its very last batch: the loss was still finite, and nothing after it would look."""
+    def build(opt, data, ctx):
+        experiment = train_margin.build(opt, data, ctx)
+        experiment.param_groups = [param_group(opt, experiment.net.collect_params(), lr=1e38)]
+        return experiment
+
+    opt = margin(tree, tmp_path, '--optimizer', 'sgd', '--epochs', '1', '--batches-per-epoch', '1')
+    with pytest.raises(TrainingError, match='diverged: parameters that are not finite in epoch 1'):
+        training.run(opt, build)
+    assert not list(tmp_path.rglob('*.params'))
+    assert [e['event'] for e in events(only(tmp_path, '.jsonl'))] == ['config', 'epoch', 'diverged']
+
+
+def test_resuming_on_other_images_is_refused_and_a_moved_folder_is_not(tree, tmp_path):
+    training.run(margin(tree, tmp_path, '--epochs', '1'), train_margin.build)
+    moved = tmp_path / 'moved'
+    shutil.copytree(tree, moved)
+    again = ('--epochs', '1', '--load-checkpoint', '--number-of-runs', '2')
+    training.run(margin(str(moved), tmp_path, *again), train_margin.build)
+    (moved / '000.class' / '0.png').rename(moved / '000.class' / 'x.png')
+    with pytest.raises(UsageError, match='--data-path: .* was made with 32 images of 4 classes .*; here are 32 images'):
+        training.run(margin(str(moved), tmp_path, *again), train_margin.build)
+
+
+def test_more_epochs_end_with_the_bits_of_one_longer_run(tree, tmp_path):
+    steps = ('--steps', '2,3')
+    training.run(margin(tree, tmp_path / 'a', '--epochs', '2', *steps), train_margin.build)
+    training.run(margin(tree, tmp_path / 'a', '--epochs', '4', *steps, '--load-checkpoint'), train_margin.build)
+    training.run(margin(tree, tmp_path / 'b', '--epochs', '4', *steps), train_margin.build)
+    for kind in ('best', 'last'):
+        a, b = (parameters(only(tmp_path / x, f'-{kind}.params')) for x in 'ab')
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+    a, b = (timeless(only(tmp_path / x, '.jsonl')) for x in 'ab')
+    assert [e for e in a if e['event'] != 'config'] == b[1:]
+    for kept in ('--lr', '--epochs'):   # fewer epochs, or another rate, is no longer run
+        with pytest.raises(UsageError, match=f'{kept} is .* can go on with more --epochs .* --pretrained FILE'):
+            training.run(margin(tree, tmp_path / 'a', '--epochs', '4', *steps, '--load-checkpoint', kept, '1'),
+                         train_margin.build)
+
+
+def test_of_several_runs_none_gets_more_epochs(tree, tmp_path):
+    training.run(margin(tree, tmp_path, '--epochs', '1', '--number-of-runs', '2'), train_margin.build)
+    with pytest.raises(UsageError, match='--epochs 2: .* only a single run'):
+        training.run(margin(tree, tmp_path, '--epochs', '2', '--number-of-runs', '2', '--load-checkpoint'),
+                     train_margin.build)
+
+
+@pytest.mark.parametrize('number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_between_batches_and_says_how_to_go_on(tree, tmp_path, number, status):
+    process = start(tree, tmp_path, '--epochs', '25')  # long enough not to be over by itself
+    log = tmp_path / 'logs' / 'train_margin_miniCUB_convnet.jsonl'
+    wait_for(lambda: log.exists() and log.read_bytes().count(b'\n') >= 3, process)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == status
+    assert '--load-checkpoint' in errors and 'Traceback' not in errors and errors.count('\n') == 1, errors
+    again = start(tree, tmp_path, '--epochs', '25', '--load-checkpoint')
+    assert again.wait() == 0
+
+
+@pytest.mark.parametrize('closed', ['', '>&-', '2>&-', '>&- 2>&- <&-'])
+def test_streams_that_are_closed_or_know_ascii_only_change_what_is_seen_and_nothing_else(tree, tmp_path, closed):
+    words = [*SCRIPT, *flags(tree, tmp_path, '--number-of-runs', '2', '--epochs', '1', '--no-nmi')]
+    done = subprocess.run(['sh', '-c', f'exec "$@" {closed}', 'sh', *words], capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    summary, = events(only(tmp_path, '.jsonl'), 'summary')
+    assert summary['runs'] == 2 and ('>&-' in closed.split() or 'best-on-test, 2 runs' in done.stdout)
+    assert mx.nd.load(only(tmp_path, 'convnet-last.params'))

@@ -1,0 +1,145 @@
+"""What a run tells: the run log, the console, which epoch is the best so far, and the summary over runs."""
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any, Dict, List, Optional
+
+from tqdm import tqdm
+
+from common.errors import TrainingError
+from common.files import atomic_write
+from common.runlog import RunLog, git_revision, versions
+from common.stats import METRIC_NAMES, describe_metrics, t_interval
+from common.training.resume import ModelFiles, Progress, flags_of
+from models.weights import save_parameters
+
+
+class Recorder:
+    """Writes what happens to the log, says it on the console, and keeps the best network.
+
+    Parameters
+    ----------
+    opt : Namespace
+        All flags.
+    progress : Progress
+        Where the command stands; results so far are kept there, so that a checkpoint holds them.
+    files : ModelFiles
+    data : dict
+        The data's fingerprint.
+    with_val : bool
+        Whether there are validation classes (--val-split), which then choose the network that is kept.
+    """
+
+    def __init__(self, opt: argparse.Namespace, progress: Progress, files: ModelFiles, data: Dict[str, Any],
+                 with_val: bool):
+        self.opt, self.progress, self.files, self.data = opt, progress, files, data
+        self.selections = ['best-on-test', 'last'] + (['best-on-val'] if with_val else [])
+        self.log = RunLog(opt.logfile, progress.id, progress.log_offset)
+        if not self.log.offset:
+            progress.described = False
+
+    def describe(self, experiment, device: List[Any], workers: int) -> None:
+        """Writes the log's `config` line, once, as soon as the weights are known."""
+        if self.progress.described:
+            return
+        self.progress.described = True
+        opt = self.opt
+        numbers = {name: value for name, value in self.data.items() if name != 'sha256'}
+        self.log.write(
+            'config', algorithm=opt.algorithm_name, script=f'{opt.script}.py', dataset=opt.dataset, model=opt.model,
+            flags=flags_of(opt), seed=opt.seed, runs=opt.number_of_runs, versions=versions(),
+            device=[str(context) for context in device], **({'workers': workers} if workers > 1 else {}),
+            weights=getattr(experiment.net.backbone, 'weights', None), git=git_revision(), data=numbers,
+            selection=self.selections)
+
+    def epoch(self, run: int, epoch: int, record: Dict[str, Any], member: Optional[int] = None) -> None:
+        """One epoch: what training and evaluation found, in percent and seconds; epoch 0 is before training."""
+        extra = {} if member is None else {'member': member + 1}
+        self.log.write('epoch', run=run, epoch=epoch, **extra, **record)
+        metrics = {k: v for k, v in record.items() if k.startswith('recall') or k in METRIC_NAMES}
+        head = f'[run {run}, epoch {epoch}' + (f', member {member + 1}]' if member is not None else ']')
+        trained = (f"  loss {record['loss']:.4f}  lr {record['lr']:.3g}  {record['images_per_second']:.0f} images/s"
+                   if 'loss' in record else '  before training')
+        tqdm.write(f'{head}{trained}  {describe_metrics(metrics)}')
+
+    def choose(self, run: int, epoch: int, scores: Dict[str, Any], net=None) -> None:
+        """Notes the epoch where it is the best so far, by each selection; saves `net`, if there is one, with it."""
+        chosen = self.progress.chosen
+        chosen['last'] = {'epoch': epoch, **scores}
+        if not epoch:
+            return
+        for selection in self.selections:
+            if selection == 'last':
+                continue
+            value = scores['recall@1'] if selection == 'best-on-test' else scores['val']['recall@1']
+            if selection in chosen and value <= chosen[selection]['value']:
+                continue
+            chosen[selection] = {'epoch': epoch, 'value': value, **scores}
+            self.log.write('best', run=run, epoch=epoch, selection=selection, **scores)
+            if net is not None and selection == (self.selections[2:] or ['best-on-test'])[0]:
+                self.save_network(net, run, 'best')
+
+    def save_network(self, net, run: int, kind: str) -> None:
+        """Saves a network, and beside it, as JSON, what is needed to use it again: script and flags."""
+        path = self.files.path(run, kind)
+        if path is None:
+            return
+        save_parameters(net, path)
+        with atomic_write(path[:-len('.params')] + '.json', 'w') as file:
+            json.dump({'script': self.opt.script, 'algorithm': self.opt.algorithm_name, 'flags': flags_of(self.opt),
+                       'data': self.data, 'git': git_revision()}, file, indent=1)
+            file.write('\n')
+
+    def best_so_far(self) -> str:
+        """For the progress bar."""
+        best = self.progress.chosen.get('best-on-test')
+        return f", best R@1 {best['recall@1']:.2f}" if best else ''
+
+    def zero_gradient(self, run: int, epoch: int) -> None:
+        """Says, once, that nothing is learned."""
+        if not self.progress.zero_gradient:
+            self.progress.zero_gradient = True
+            self.log.write('zero_gradient', run=run, epoch=epoch)
+            tqdm.write(f'run {run}/{self.opt.number_of_runs}, epoch {epoch}/{self.opt.epochs}: the gradient was zero '
+                       'in every batch; the network learned nothing')
+
+    def diverged(self, learner, run: int, epoch: int, batch: int, lr: float, what: str) -> TrainingError:
+        """Logs that a run diverged; returns the error to raise."""
+        largest = learner.largest_gradient()
+        self.log.write('diverged', run=run, epoch=epoch, batch=batch, lr=lr, largest_gradient=largest['value'],
+                       parameter=largest['parameter'])
+        kept = f'; the checkpoint before it is {self.files.checkpoint}' if self.files.checkpoint else ''
+        return TrainingError(f'run {run} diverged: {what} in epoch {epoch}, batch {batch}, at learning rate {lr:g}, '
+                             f"largest gradient {largest['value']:g} in {largest['parameter']}{kept}")
+
+    def end_run(self, run: int, seed: int) -> None:
+        """Logs and keeps a run's result."""
+        progress = self.progress
+        chosen = {name: {k: v for k, v in record.items() if k != 'value'} for name, record in progress.chosen.items()}
+        result = {'run': run, 'seed': seed, 'seconds': progress.seconds, 'images_seen': progress.images_seen, **chosen}
+        self.log.write('run_end', **result)
+        progress.runs.append(result)
+
+    def summary(self) -> Dict[str, Any]:
+        """Logs, then says, mean and confidence interval over runs; returns them with the runs' results."""
+        runs = self.progress.runs
+        summary = {}
+        for selection in self.selections:
+            names = [n for n, v in runs[0][selection].items() if isinstance(v, float)]
+            summary[selection] = {n: t_interval([result[selection][n] for result in runs]) for n in names}
+        self.log.write('summary', runs=len(runs), **summary)
+        for selection, metrics in summary.items():
+            shown = {n: s for n, s in metrics.items() if n in ('recall@1', 'map@r', 'nmi')}
+            tqdm.write(f'{selection}, {len(runs)} runs: ' + '  '.join(
+                describe_metrics({n: s['mean']}) + ('' if s['ci95'] is None else f" ± {s['ci95']:.2f}")
+                for n, s in shown.items()))
+        if self.opt.logfile:
+            tqdm.write(f'log: {self.opt.logfile}')
+        if self.opt.save_model_prefix:
+            tqdm.write(f'models: {self.opt.save_model_prefix}*.params')
+        return {'runs': runs, 'summary': summary}
+
+    def close(self) -> None:
+        """Closes the log."""
+        self.log.close()
