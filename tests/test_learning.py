@@ -11,32 +11,31 @@ import os
 import pytest
 
 from dataset import get_dataset
+from tests.tiny import SCRIPTS
 
 CLASSES = 30
 #: Points of recall@1: more than five standard errors of a recall of 10 % over the 1,200 images that test.
 CLEAR = 5.0
 COMMON = ['--dataset', 'miniCUB', '--model', 'convnet', '--image-size', '24', '--resize', '28', '--lr', '1e-3',
           '--steps', '0', '--num-workers', '1', '--gpus', '-2', '--no-nmi', '--eval-every', '100']
-PAIRS = ['--batch-size', '60', '--batches-per-epoch', '20']
-
-SCALED_DOWN = {
-    'liftedstruct': ['--epochs', '10'],
-    'clusterloss': ['--epochs', '24'],
-    'margin': ['--epochs', '10', '--batches-per-epoch', '10'],
-    'prototype': ['--epochs', '8', '--batches-per-epoch', '10'],
-    'proxy --loss nca': ['--epochs', '10'],
-    'proxy --loss triplet': ['--epochs', '16'],
-    'normproxy': ['--epochs', '22'],
-    'dreml': ['--epochs', '10', '-L', '3'],
-    'rankedlistloss': ['--epochs', '10', '--batches-per-epoch', '14', '--batch-size', '90'],
-    'discriminative': ['--epochs', '14'],
-}
-#: Published for pretrained networks; from random weights these two do not get going (README, "Limits"). Here they go on
-#: from the backbone that the test of N-pairs has trained.
+#: Where a script does not say with which flags it learns here.
+USUAL = '--epochs 12'
+#: Published for pretrained networks; from random weights these two do not get going. Here they go on from the backbone
+#: that the test of N-pairs has trained.
 FROM_A_TRAINED_BACKBONE = {
-    'triplet_semihard': ['--epochs', '8'],
-    'angular': ['--epochs', '20', *PAIRS],
+    'triplet_semihard': '--epochs 8',
+    'angular': '--epochs 20 --batch-size 60 --batches-per-epoch 20',
 }
+
+
+def declared():
+    """Script, flags that make it one of its variants, and the flags that it learns with, for all scripts."""
+    for name in SCRIPTS:
+        algorithm = importlib.import_module(f'train_{name}').ALGORITHM
+        for variant in algorithm.get('variants', {'': {}}).values():
+            learns = variant.get('learns', algorithm.get('learns', USUAL))
+            if name not in FROM_A_TRAINED_BACKBONE and name != 'npairs':
+                yield name, f'{variant.get("flags", "")} {learns}'
 
 
 @pytest.fixture(scope='module')
@@ -53,12 +52,11 @@ def glyphs(tmp_path_factory):
     return tree
 
 
-def train(name, glyphs, folder, *more):
+def train(name, glyphs, folder, more):
     """Recall@1 of the test classes before training and after the last epoch."""
-    script, *variant = name.split()
-    module = importlib.import_module(f'train_{script}')
-    opt = module.parse_args(['--data-path', str(glyphs), '--results-dir', str(folder), *COMMON, *variant, *more])
-    result = getattr(module, f'train_{script}')(opt)
+    module = importlib.import_module(f'train_{name}')
+    opt = module.parse_args(['--data-path', str(glyphs), '--results-dir', str(folder), *COMMON, *more.split()])
+    result = getattr(module, f'train_{name}')(opt)
     log, = folder.rglob('*.jsonl')
     with open(log) as file:
         before = next(r for r in map(json.loads, file) if r['event'] == 'epoch')
@@ -70,7 +68,7 @@ def train(name, glyphs, folder, *more):
 def npairs(glyphs, tmp_path_factory):
     """Before, after, and the saved network."""
     folder = tmp_path_factory.mktemp('npairs')
-    before, after = train('npairs', glyphs, folder, '--epochs', '12', *PAIRS)
+    before, after = train('npairs', glyphs, folder, importlib.import_module('train_npairs').ALGORITHM['learns'])
     weights, = folder.rglob('*-last.params')
     return before, after, weights
 
@@ -82,9 +80,9 @@ def test_recall_on_unseen_classes_rises_with_npairs(npairs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', SCALED_DOWN)
-def test_recall_on_unseen_classes_rises(name, glyphs, tmp_path):
-    before, after = train(name, glyphs, tmp_path, *SCALED_DOWN[name])
+@pytest.mark.parametrize('name, flags', list(declared()))
+def test_recall_on_unseen_classes_rises(name, flags, glyphs, tmp_path):
+    before, after = train(name, glyphs, tmp_path, flags)
     assert after > before + CLEAR
 
 
@@ -92,5 +90,5 @@ def test_recall_on_unseen_classes_rises(name, glyphs, tmp_path):
 @pytest.mark.parametrize('name', FROM_A_TRAINED_BACKBONE)
 def test_recall_on_unseen_classes_rises_from_a_trained_backbone(name, glyphs, npairs, tmp_path):
     weights = npairs[2]
-    before, after = train(name, glyphs, tmp_path, '--pretrained', str(weights), *FROM_A_TRAINED_BACKBONE[name])
+    before, after = train(name, glyphs, tmp_path, f'--pretrained {weights} {FROM_A_TRAINED_BACKBONE[name]}')
     assert after > before + CLEAR

@@ -1,11 +1,17 @@
 """A tiny dataset of real files in the miniCUB layout, and the flags to train on it within seconds."""
 from __future__ import annotations
 
+import glob
 import os
 from typing import List
 
 import cv2
 import numpy as np
+
+
+#: Names of all training scripts, without ``train_`` and ``.py``.
+SCRIPTS = sorted(os.path.basename(path)[len('train_'):-len('.py')] for path in glob.glob(
+    os.path.join(glob.escape(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), 'train_*.py')))
 
 
 def make_tree(folder: str, classes: int = 8, per_class: int = 8, size: int = 20, seed: int = 0) -> str:
