@@ -27,8 +27,7 @@ setup:  ## make .venv with everything pinned; does nothing when it is up to date
 
 demo: setup  ## train on the embedded data set for some minutes; prints recall and where the results are
 	$(RUN) train_margin.py --model convnet $(DEMO_DATA) --lr 1e-3 --epochs 12 --batches-per-epoch 50 --steps 8,10 --results-dir demo
-	@$(RUN) -m common.evaluation --model $(DEMO_MODEL).params --script train_margin --backbone convnet \
-		--no-nmi $(DEMO_DATA) --output demo/glyphs
+	@$(RUN) -m common.evaluation --model $(DEMO_MODEL).params --no-nmi --output demo/glyphs
 
 test: setup  ## the whole test suite
 	$(RUN) -m pytest $(PYTEST_ARGS)

@@ -27,7 +27,7 @@ ALGORITHM = {
 
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
-    parser = TrainingParser('train_angular', 'angular', __doc__, batch_size=128, epochs=30, lr=1e-5, steps='10,20')
+    parser = TrainingParser(__file__, 'angular', __doc__, batch_size=128, epochs=30, lr=1e-5, steps='10,20')
     parser.add_batches_per_epoch(200)
     group = parser.algorithm
     group.add_argument('--alpha', type=positive_float, default=45.0, metavar='DEGREES',

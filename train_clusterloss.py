@@ -27,7 +27,7 @@ ALGORITHM = {
 
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
-    parser = TrainingParser('train_clusterloss', 'cluster', __doc__, batch_size=120, epochs=25, steps='12,14,16,18')
+    parser = TrainingParser(__file__, 'cluster', __doc__, batch_size=120, epochs=25, steps='12,14,16,18')
     parser.add_batch_k(0, sop=4)
     parser.add_batches_per_epoch(0)
     group = parser.algorithm

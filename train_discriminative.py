@@ -35,7 +35,7 @@ ALGORITHM = {
 
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
-    parser = TrainingParser('train_discriminative', 'discriminative', __doc__, batch_size=128, epochs=60,
+    parser = TrainingParser(__file__, 'discriminative', __doc__, batch_size=128, epochs=60,
                             steps='20,30,40')
     group = parser.algorithm
     group.add_argument('--gain', type=positive_float, default=1.0, metavar='G', help='factor of the loss')

@@ -34,7 +34,7 @@ ALGORITHM = {
 
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
-    parser = TrainingParser('train_dreml', 'dreml', __doc__, batch_size=128, epochs=12, lr=0.01, steps='-4', factor=0.1,
+    parser = TrainingParser(__file__, 'dreml', __doc__, batch_size=128, epochs=12, lr=0.01, steps='-4', factor=0.1,
                             wd=5e-4)
     group = parser.algorithm
     group.add_argument('-L', '--ensemble-size', type=positive_int, default=48, metavar='N',

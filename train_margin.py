@@ -30,7 +30,7 @@ ALGORITHM = {
 
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
-    parser = TrainingParser('train_margin', 'margin', __doc__, batch_size=125, epochs=20, steps='12,14,16,18')
+    parser = TrainingParser(__file__, 'margin', __doc__, batch_size=125, epochs=20, steps='12,14,16,18')
     parser.add_batch_k(5)
     parser.add_batches_per_epoch(200)
     group = parser.algorithm

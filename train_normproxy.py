@@ -30,7 +30,7 @@ ALGORITHM = {
 
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
-    parser = TrainingParser('train_normproxy', 'normproxy', __doc__, batch_size=75, epochs=30, lr=1e-3, steps='15',
+    parser = TrainingParser(__file__, 'normproxy', __doc__, batch_size=75, epochs=30, lr=1e-3, steps='15',
                             factor=0.1, wd=1e-4)
     parser.add_batch_k(0)
     parser.add_batches_per_epoch(0)

@@ -29,7 +29,7 @@ ALGORITHM = {
 
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
-    parser = TrainingParser('train_npairs', 'npairs', __doc__, batch_size=128, epochs=25, steps='12,14,16,18')
+    parser = TrainingParser(__file__, 'npairs', __doc__, batch_size=128, epochs=25, steps='12,14,16,18')
     parser.add_batches_per_epoch(200)
     group = parser.algorithm
     group.add_argument('--l2reg-weight', type=non_negative_float, default=0.0005, metavar='LAMBDA',

@@ -27,7 +27,7 @@ ALGORITHM = {
 
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
-    parser = TrainingParser('train_prototype', 'prototype', __doc__, batch_size=120, epochs=30, steps='12,14,16,18')
+    parser = TrainingParser(__file__, 'prototype', __doc__, batch_size=120, epochs=30, steps='12,14,16,18')
     parser.add_batches_per_epoch(100, 'episodes in an epoch')
     group = parser.algorithm
     group.add_argument('--nc', type=positive_int, default=12, metavar='CLASSES', help='classes in an episode')

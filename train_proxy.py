@@ -37,7 +37,7 @@ RATES = {'embedding': 1e-5, 'inception': 1e-3, 'proxynca': 1e-3}
 
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
-    parser = TrainingParser('train_proxy', 'proxy', __doc__, batch_size=32, epochs=20, lr=None, steps='3,10,16',
+    parser = TrainingParser(__file__, 'proxy', __doc__, batch_size=32, epochs=20, lr=None, steps='3,10,16',
                             factor=0.1, wd=5e-4)
     group = parser.algorithm
     group.add_argument('--loss', default='nca', choices=['nca', 'triplet', 'xentropy', 'proxymargin'], help='loss')

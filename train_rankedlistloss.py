@@ -39,7 +39,7 @@ ALGORITHM = {
 
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
-    parser = TrainingParser('train_rankedlistloss', 'rankedlist', __doc__, batch_size=180, epochs=60, steps='20,30,40')
+    parser = TrainingParser(__file__, 'rankedlist', __doc__, batch_size=180, epochs=60, steps='20,30,40')
     parser.add_batch_k(3)
     parser.add_batches_per_epoch(200)
     group = parser.algorithm

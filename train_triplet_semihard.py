@@ -27,7 +27,7 @@ ALGORITHM = {
 
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
-    parser = TrainingParser('train_triplet_semihard', 'triplet', __doc__, batch_size=128, epochs=60, steps='20,30,40')
+    parser = TrainingParser(__file__, 'triplet', __doc__, batch_size=128, epochs=60, steps='20,30,40')
     parser.add_batch_k(0, sop=4)
     parser.add_batches_per_epoch(0)
     group = parser.algorithm

@@ -5,9 +5,9 @@ import argparse
 import math
 import os
 import sys
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Set
 
-from common.command import CommandParser, run_command
+from common.command import CommandParser, command_name, run_command
 from common.runtime import available_cores
 from common.training.optimisers import parse_steps
 from dataset import dataset_names
@@ -77,7 +77,8 @@ class TrainingParser(CommandParser):
     Parameters
     ----------
     script : str
-        Name of the script, e.g. ``train_margin``.
+        The script's ``__file__``; its name, as ``train_margin``, becomes part of the names of log and models, so that a
+        copy has names of its own.
     algorithm : str
         Short name of the algorithm; the title of its group of flags, which is the attribute `algorithm`.
     description : str
@@ -88,6 +89,7 @@ class TrainingParser(CommandParser):
 
     def __init__(self, script: str, algorithm: str, description: str, *, batch_size: int, epochs: int,
                  lr: Optional[float] = 1e-4, steps: str = '0', factor: float = 0.5, wd: float = 1e-5):
+        script = os.path.splitext(os.path.basename(script))[0]
         super().__init__(prog=f'{script}.py', description=description, formatter_class=_Formatter)
         self.set_defaults(script=script, algorithm_name=algorithm)
 
@@ -186,9 +188,23 @@ class TrainingParser(CommandParser):
         self.algorithm.add_argument('--batches-per-epoch', '--iteration-per-epoch', '--epoch-length', default=default,
                                     type=positive_int if default else non_negative_int, metavar='N', help=help)
 
+    def _given(self, args: Optional[List[str]]) -> Set[str]:
+        """Names of the flags that stand on the command line."""
+        defaults, kept = [(action, action.default) for action in self._actions], self._defaults
+        try:
+            for action, _ in defaults:
+                action.default = argparse.SUPPRESS
+            self._defaults = {}
+            return set(vars(super().parse_args(args)))
+        finally:
+            self._defaults = kept
+            for action, default in defaults:
+                action.default = default
+
     def parse_args(self, args: Optional[List[str]] = None, namespace=None) -> argparse.Namespace:
         """Parses and checks what concerns more than one flag; ends with exit status 2 on a mistake."""
         opt = super().parse_args(args, namespace)
+        opt.given_flags = self._given(args)
         if opt.resize is None:
             opt.resize = round(opt.image_size * 8 / 7)
         if opt.resize < opt.image_size:
@@ -219,4 +235,4 @@ def main(parse_args: Callable[..., argparse.Namespace], train: Callable[[argpars
     def action() -> None:
         train(parse_args())
 
-    sys.exit(run_command(os.path.basename(sys.argv[0]), action))
+    sys.exit(run_command(command_name(), action))

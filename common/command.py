@@ -75,6 +75,14 @@ def run_command(name: str, action: Callable[[], Any]) -> int:
     return status
 
 
+def command_name() -> str:
+    """What the user called: ``train_margin.py``, or ``common.evaluation`` after ``python -m``."""
+    spec = getattr(sys.modules.get('__main__'), '__spec__', None)
+    if spec is not None and sys.argv[0].endswith('.py'):
+        return spec.name[:-len('.__main__')] if spec.name.endswith('.__main__') else spec.name
+    return os.path.basename(sys.argv[0])
+
+
 @contextlib.contextmanager
 def _termination() -> Iterator[None]:
     """Raises :class:`Terminated` where SIGTERM comes, in the main thread, unless somebody else handles it."""

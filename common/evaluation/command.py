@@ -1,36 +1,26 @@
-"""The command ``python -m common.evaluation``: scores an embeddings file, or embeds a test set and scores that."""
+"""The command ``python -m common.evaluation``: scores embeddings, or embeds images with a trained network."""
 from __future__ import annotations
 
 import argparse
 import collections
-import copy
-import glob
-import importlib
 import json
 import os
 import re
-import zipfile
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from common.args import main
 from common.command import CommandParser
 from common.devices import get_contexts
-from common.errors import UsageError
-from common.evaluation import DEFAULT_KS, SOP_KS, embed, evaluate
-from common.files import atomic_write, read_npz, write_npz
-from common.training.learner import Learner, seed_everything
+from common.evaluation import saved_model
+from common.evaluation.embeddings_file import ARRAYS, load_embeddings
+from common.evaluation.metrics import DEFAULT_KS, SOP_KS, evaluate
 from common.evaluation.pictures import embedding_map, retrieval_picture
-from common.evaluation.retrieval import EvaluationError, check_inputs
+from common.evaluation.retrieval import EvaluationError, check_embeddings, check_inputs
+from common.files import atomic_write, write_npz
 from common.stats import metric_name
-from common.training import Ensemble, load_data
-from dataset import ImageSet
-from dataset.loader import Loader
-from models.ensemble import concatenate_members
-from models.weights import load_parameters
-
-ARRAYS = ('embeddings', 'labels', 'gallery_embeddings', 'gallery_labels')
+from common.training import load_data
 
 
 def _ks(text: str) -> Tuple[int, ...]:
@@ -46,22 +36,36 @@ _ks.__name__ = 'list of positive numbers'       # argparse names it in its messa
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """The command's flags; ends the process with status 2 on a mistake.
 
-    With --model, flags that are not the command's own are the script's, as is `script_opt`, what the script makes of
-    them.
+    With --model, flags that are not the command's own are the script's; `script_opt` is what the script makes of them
+    and of those that the network was trained with.
     """
     parser = CommandParser(
-        'python -m common.evaluation',
-        description='Score embeddings: recall@k, MAP@R, R-precision and NMI.',
-        epilog='With --model, all further flags are those of the script, as in training: --dataset, --data-path, '
-               '--embed-dim, ...')
+        'python -m common.evaluation', formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Score embeddings by recall@k, MAP@R, R-precision and NMI, or embed images with a trained '
+                    'network.\n'
+                    'Neighbours are ranked by Euclidean distance. With --normalize, their order is that of the cosine '
+                    'similarity.',
+        epilog='python -m common.evaluation --embeddings E.npz --normalize\n'
+               'python -m common.evaluation --model X-best.params                   the test set of training\n'
+               'python -m common.evaluation --model X-best.params --images DIR      any folder of pictures\n\n'
+               'With --model, all further flags are those of the script, as in training: --dataset, --data-path, ...\n'
+               'Those that the network was trained with stand in X-best.json and need not be given.')
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument('--embeddings', metavar='FILE', help='.npz file with arrays embeddings (N, E) and labels (N), '
-                        'and optionally gallery_embeddings and gallery_labels, the images that are searched')
+    source.add_argument('--embeddings', metavar='FILE',
+                        help='.npz with arrays embeddings (N, E) and labels (N), and optionally gallery_embeddings and '
+                             'gallery_labels, the images that are searched; .csv with a column label and one a '
+                             'dimension; or .npy with embeddings, beside --labels')
     source.add_argument('--model', dest='models', nargs='+', metavar='FILE',
-                        help="saved model, .params; of an ensemble its members', in order: embed the test set")
-    parser.add_argument('--script', metavar='NAME', help='script that the model is from, for example train_margin')
-    parser.add_argument('--backbone', metavar='NAME', help="what the script's own --model was in training")
-    parser.add_argument('--output', metavar='PREFIX', help="with --model: write PREFIX.npz, PREFIX-neighbours.png and "
+                        help="saved network, .params; of an ensemble its members', in order: embed the test set")
+    parser.add_argument('--labels', metavar='FILE', help='labels of an .npy of embeddings: .npy, or text, one a line')
+    parser.add_argument('--normalize', action='store_true', help='scale all embeddings to unit length first')
+    parser.add_argument('--images', metavar='DIR',
+                        help='with --model: embed all pictures of this folder instead of a test set; folders in it '
+                             'are classes')
+    parser.add_argument('--script', metavar='NAME',
+                        help='script that the model is from, for example train_margin (default: what training noted)')
+    parser.add_argument('--backbone', metavar='NAME', help="the script's own --model (default: what training noted)")
+    parser.add_argument('--output', metavar='PREFIX', help='with --model: write PREFIX.npz, PREFIX-neighbours.png and '
                         "PREFIX-map.png; default: the model's name without .params")
     parser.add_argument('--json', metavar='FILE', help='also write the metrics as JSON')
     parser.add_argument('--ks', type=_ks, metavar='K,K,...',
@@ -75,99 +79,30 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     if not 0 <= opt.seed < 2 ** 31:
         parser.error(f'--seed {opt.seed} is not between 0 and 2147483647')
     if opt.embeddings is not None:
-        for flag in ('script', 'output', 'backbone'):
+        for flag in ('script', 'output', 'backbone', 'images'):
             if getattr(opt, flag):
                 parser.error(f'--{flag} goes with --model')
         if further:
             parser.error(f'unrecognized arguments: {" ".join(further)}')
         return opt
-    if not opt.script:
-        parser.error('--model needs --script')
-    opt.module = _script(opt.script, parser)
+    if opt.labels:
+        parser.error('--labels goes with --embeddings')
+    opt.saved = saved_model.description(opt.models[0])
+    script = opt.script or (opt.saved or {}).get('script')
+    if not script:
+        parser.error(f'--model {opt.models[0]} has no .json beside it that says what it is: name its --script, and '
+                     'give the flags of training')
+    if opt.saved and opt.script and re.sub(r'\.py$', '', os.path.basename(opt.script)) != opt.saved['script']:
+        opt.saved = {**opt.saved, 'flags': {}}      # a script of another name: its own flags count
+    opt.module = saved_model.find_script(script)
     forwarded = ['--seed', str(opt.seed), '--gpus', opt.gpus] + (['--no-nmi'] if opt.no_nmi else [])
     if opt.backbone:
         forwarded += ['--model', opt.backbone]
-    opt.script_opt = opt.module.parse_args(further + forwarded)
+    opt.script_opt = saved_model.flags_of_training(opt.module, opt.saved, further + forwarded)
     return opt
 
 
-def _script(name: str, parser: CommandParser):
-    """The script's module."""
-    name = os.path.basename(name)
-    name = name[:-3] if name.endswith('.py') else name
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    scripts = sorted(os.path.basename(path)[:-3] for path in glob.glob(os.path.join(root, 'train_*.py')))
-    if name not in scripts:
-        parser.error(f'--script {name} is none of {", ".join(scripts)}')
-    return importlib.import_module(name)
-
-
-def load_embeddings(path: str) -> Dict[str, np.ndarray]:
-    """The arrays of an embeddings file; nothing in it is run.
-
-    Raises
-    ------
-    EvaluationError : no .npz file, a damaged one, arrays of Python objects, or missing arrays.
-    OSError : the file cannot be read.
-    """
-    try:
-        arrays = read_npz(path, ARRAYS)
-    except ValueError as error:
-        if zipfile.is_zipfile(path) and 'allow_pickle' in str(error):
-            raise EvaluationError(f'{path}: it holds Python objects; save arrays of numbers') from None
-        raise EvaluationError(f'{path}: it is not an .npz file, or a damaged one') from None
-    for name in ARRAYS[:2]:
-        if name not in arrays:
-            raise EvaluationError(f'{path}: it has no array {name!r}')
-    return arrays
-
-
-def embed_test_set(opt: argparse.Namespace) -> Tuple[ImageSet, Dict[str, np.ndarray], np.ndarray]:
-    """Embeds the test set with the model that the flags name.
-
-    Returns
-    -------
-    images : the ImageSet of the images that could be read.
-    outputs : name -> embeddings; the first is the one that the script evaluates.
-    labels : (N,) int64.
-    """
-    script_opt = copy.copy(opt.script_opt)
-    script_opt.pretrained = 'none'              # all weights come from the model's file
-    data, ctx = load_data(script_opt), get_contexts(script_opt.gpus)
-    seed_everything(script_opt.seed)
-    built = opt.module.build(script_opt, data, ctx)
-    ensemble = built if isinstance(built, Ensemble) else Ensemble(1, lambda m: built)
-    if len(opt.models) > ensemble.size:
-        raise UsageError(f'--model: {len(opt.models)} files, but {opt.script} has {ensemble.size} networks')
-    members = []
-    with Loader(data.test, None, train=False, image_size=script_opt.image_size, resize=script_opt.resize,
-                batch_size=script_opt.batch_size, use_crops=script_opt.use_crops, num_workers=script_opt.num_workers,
-                cache=script_opt.cache, skip_bad_images=script_opt.skip_bad_images,
-                on_bad=lambda path, reason: print(f'left out: {path}: {reason}')) as loader:
-        for m, path in enumerate(opt.models):
-            learner = Learner(ensemble.member(m), script_opt, ctx)
-            load_parameters(learner.net, path, ctx)
-            seen = []
-            outputs, labels = embed(learner.embed, _watched(loader, seen), ctx)
-            members.append(outputs if isinstance(outputs, dict) else collections.OrderedDict(embeddings=outputs))
-    outputs = members[0]
-    if built is ensemble:
-        firsts = [next(iter(member.values())) for member in members]
-        outputs = collections.OrderedDict(embeddings=concatenate_members(firsts))
-    images = copy.copy(data.test)
-    images.paths = [data.test.paths[i] for i in np.concatenate(seen)]
-    images.labels = labels
-    return images, outputs, labels
-
-
-def _watched(loader, seen: list):
-    """The loader's batches, whose indices are noted in `seen`."""
-    for batch in loader:
-        seen.append(batch.indices)
-        yield batch
-
-
-def describe(name: str, arrays: Dict[str, np.ndarray], metrics: Dict[str, float]) -> Tuple[Dict, str]:
+def describe_scores(name: str, arrays: Dict[str, np.ndarray], metrics: Dict[str, float]) -> Tuple[Dict, str]:
     """What was scored and its scores: as a dict for JSON, and as a table."""
     labels = arrays['labels']
     classes, counts = np.unique(labels, return_counts=True)
@@ -189,39 +124,69 @@ def describe(name: str, arrays: Dict[str, np.ndarray], metrics: Dict[str, float]
 
 def run(opt: argparse.Namespace) -> List[Dict]:
     """Does what the flags ask for; returns one record for each embedding that was scored."""
-    records = []
     if opt.embeddings is not None:
-        arrays = load_embeddings(opt.embeddings)
+        arrays = load_embeddings(opt.embeddings, opt.labels)
         try:
-            records.append(_score(opt, os.path.basename(opt.embeddings), arrays, DEFAULT_KS))
+            records = [_score(opt, os.path.basename(opt.embeddings), arrays, DEFAULT_KS)]
         except EvaluationError as error:
             raise EvaluationError(f'{opt.embeddings}: {error}') from None
     else:
-        images, outputs, labels = embed_test_set(opt)
-        first = next(iter(outputs.values()))
-        prefix = opt.output or re.sub(r'\.params$', '', opt.models[0])
-        arrays = {'embeddings': first, 'labels': labels, 'paths': np.array(images.paths)}
-        arrays.update((f'embeddings_{name}', x) for name, x in list(outputs.items())[1:])
-        write_npz(f'{prefix}.npz', arrays)
-        for name, x in outputs.items():
-            title = opt.models[0] if len(outputs) == 1 else f'{opt.models[0]}, {name}'
-            ks = SOP_KS if opt.script_opt.dataset == 'SOP' else DEFAULT_KS
-            records.append(_score(opt, title, {'embeddings': x, 'labels': labels}, ks))
-        retrieval_picture(images, first, labels, f'{prefix}-neighbours.png', seed=opt.seed)
-        embedding_map(first, labels, f'{prefix}-map.png', seed=opt.seed)
-        print(f'written: {prefix}.npz, {prefix}-neighbours.png, {prefix}-map.png')
-    if opt.json:
+        records = _embed_and_score(opt)
+    if opt.json and records:
         with atomic_write(opt.json, 'w') as file:
             json.dump(records if len(records) > 1 else records[0], file, indent=2, allow_nan=False)
             file.write('\n')
     return records
 
 
-def _score(opt: argparse.Namespace, name: str, arrays: Dict[str, np.ndarray], ks: Tuple[int, ...]) -> Dict:
+def _embed_and_score(opt: argparse.Namespace) -> List[Dict]:
+    labelled, ks = True, SOP_KS if opt.script_opt.dataset == 'SOP' and not opt.images else DEFAULT_KS
+    if opt.images:
+        images, labelled = saved_model.images_in(opt.images)
+    else:
+        images = load_data(opt.script_opt).test
+    images, outputs, labels = saved_model.embed_images(opt.models, opt.module, opt.script_opt, opt.saved, images)
+    first, *others = outputs.items()
+    prefix = opt.output or re.sub(r'\.params$', '', opt.models[0])
+    arrays = {'embeddings': first[1], 'paths': np.array(images.paths)}
+    if labelled:
+        arrays.update(labels=labels, classes=np.array(images.class_names))
+    arrays.update((f'embeddings_{name}', x) for name, x in others)
+    write_npz(f'{prefix}.npz', arrays)
+    written, records = [f'{prefix}.npz'], []
+    if labelled and len(images.paths) > 1:
+        for name, x in outputs.items():
+            title = opt.models[0] if len(outputs) == 1 else f'{opt.models[0]}, {name}'
+            records.append(_score(opt, title, {'embeddings': x, 'labels': labels}, ks))
+    if len(images.paths) > 1:
+        retrieval_picture(images, first[1], labels, f'{prefix}-neighbours.png', seed=opt.seed)
+        written.append(f'{prefix}-neighbours.png')
+    if len(images.paths) > 3:
+        embedding_map(first[1], labels, f'{prefix}-map.png', seed=opt.seed)
+        written.append(f'{prefix}-map.png')
+    print(f'written: {", ".join(written)}')
+    return records
+
+
+def _unit(x: Optional[np.ndarray], what: str) -> Optional[np.ndarray]:
+    """`x` with rows of length 1."""
+    if x is None:
+        return None
+    x = check_embeddings(x, what)
+    lengths = np.sqrt(np.einsum('ij,ij->i', x, x, dtype=np.float64))[:, None]
+    if not lengths.all():
+        raise EvaluationError(f'--normalize: {int((lengths == 0).sum())} of the {what} are zero, and have no direction')
+    return (x / lengths).astype(x.dtype)
+
+
+def _score(opt: argparse.Namespace, name: str, arrays: Dict[str, np.ndarray], ks: Sequence[int]) -> Dict:
+    if opt.normalize:
+        arrays = {**arrays, 'embeddings': _unit(arrays['embeddings'], 'embeddings'),
+                  'gallery_embeddings': _unit(arrays.get('gallery_embeddings'), 'gallery embeddings')}
     inputs = [arrays.get(array) for array in ARRAYS]
     check_inputs(*inputs)
     metrics = evaluate(*inputs, ks=opt.ks or ks, with_nmi=not opt.no_nmi, ctx=get_contexts(opt.gpus)[0], seed=opt.seed)
-    record, table = describe(name, arrays, metrics)
+    record, table = describe_scores(name, arrays, metrics)
     print(table)
     return record
 

@@ -19,6 +19,9 @@ from common.training import checkpoint
 MAY_CHANGE = ('load_checkpoint', 'number_of_runs', 'num_workers', 'gpus', 'logfile', 'log_postfix', 'save_model_prefix',
               'results_dir', 'data_path', 'cache', 'kvstore')
 
+#: What `parse_args` adds to the flags.
+NO_FLAGS = ('script', 'algorithm_name', 'given_flags')
+
 
 @dataclasses.dataclass
 class Progress:
@@ -64,7 +67,7 @@ class Progress:
 
 def flags_of(opt: argparse.Namespace) -> Dict[str, Any]:
     """All flags, in JSON's types."""
-    flags = {name: value for name, value in vars(opt).items() if name not in ('script', 'algorithm_name')}
+    flags = {name: value for name, value in vars(opt).items() if name not in NO_FLAGS}
     return {name: value if isinstance(value, (type(None), bool, int, float, str)) else str(value)
             for name, value in flags.items()}
 

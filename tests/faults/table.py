@@ -230,7 +230,7 @@ DAMAGED_PARAMS = 'weights (`.params`) are cut off, or a bit has flipped'
 BAD_CHECKSUM = (f'train_margin.py: {BEST}: expected weights (.params or .safetensors), but its checksum does not '
                 'match: it is cut off, or bits were flipped')
 DAMAGED_EMBEDDINGS = 'embeddings (`.npz`) are cut off, or a bit has flipped'
-NO_NPZ = 'evaluation.py: e.npz: it is not an .npz file, or a damaged one'
+NO_NPZ = 'common.evaluation: e.npz: it is not an .npz file, or a damaged one'
 BEFORE = 'the checkpoint before'
 ELSEWHERE = ['--results-dir', 'other']
 
@@ -263,8 +263,8 @@ CASES = [
          'the archive; no half dataset',
          ['-m', 'dataset.download', 'CUB', '--data-path', 'disk', '--archive', 'CUB.tgz'], large_archive, disk=40,
          intact=('CUB.tgz',), after=nothing_in('disk'), within=published),
-    Case('disk-embeddings', 'the disk is full: embeddings', f'evaluation.py: {FULL}: disk/e.npz', 1, 'the file before',
-         [*EVALUATE, '--model', BEST, '--script', 'train_margin', '--backbone', 'convnet', *DATA, '--output', 'disk/e'],
+    Case('disk-embeddings', 'the disk is full: embeddings', f'common.evaluation: {FULL}: disk/e.npz', 1,
+         'the file before', [*EVALUATE, '--model', BEST, '--output', 'disk/e'],
          disk=0, after=nothing_in('disk')),
     Case('disk-plots', 'the disk is full: figures', f'results.plots: disk/....png: {FULL}', 1, 'the figures before',
          ['-m', 'results.plots', 'trained/logs', '--out', 'disk'], disk=0, after=nothing_in('disk')),
@@ -302,8 +302,8 @@ CASES = [
          lambda: (some_embeddings(), cut('e.npz')())),
     Case('embeddings-flipped', DAMAGED_EMBEDDINGS, NO_NPZ, 1, '', [*EVALUATE, '--embeddings', 'e.npz'],
          lambda: (some_embeddings(), flip('e.npz', 0.2)())),
-    Case('embeddings-nan', 'an embedding is not a number', 'evaluation.py: e.npz: the embeddings have NaN or infinite '
-         'values in 1 of 4 rows (the first is row 3)', 1, '',
+    Case('embeddings-nan', 'an embedding is not a number', 'common.evaluation: e.npz: the embeddings have NaN or '
+         'infinite values in 1 of 4 rows (the first is row 3)', 1, '',
          [*EVALUATE, '--embeddings', 'e.npz'], lambda: some_embeddings(np.nan)),
     Case('image', 'an image cannot be read', 'train_margin.py: tree/000.class/3.png: it is empty', 1, BEFORE,
          [*TRAIN, *ELSEWHERE], cut('tree/000.class/3.png', 0), after=loadable(f'other/models/{NAME}.ckpt.npz')),

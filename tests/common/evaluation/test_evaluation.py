@@ -4,6 +4,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from mxnet import gluon
 from PIL import Image
 
 from common import evaluation
+from common.errors import UsageError
 from common.evaluation import pictures, retrieval, tiles
 from common.evaluation import command as score
 from common.evaluation import EvaluationError, embed, evaluate, recall_at_k
@@ -488,3 +490,106 @@ def test_command_as_a_module(tmp_path):
     done = subprocess.run([sys.executable, '-m', 'common.evaluation', '--embeddings', path, '--gpus', '-2'], cwd=root,
                           capture_output=True, text=True)
     assert done.returncode == 0 and 'MAP@R' in done.stdout and done.stderr == ''
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A folder with `tree`, and a network that was trained on it at 16 pixels; its last weights."""
+    import train_margin
+    folder = tmp_path_factory.mktemp('trained')
+    tree = make_tree(folder / 'tree')
+    train_margin.train_margin(train_margin.parse_args(flags(
+        tree, str(folder), '--batch-k', '2', '--batches-per-epoch', '2', '--epochs', '1')))
+    return folder, str(folder / 'models' / 'train_margin_miniCUB_convnet-last.params')
+
+
+def scored(*argv):
+    return score.run(score.parse_args([*argv, '--gpus', '-2', '--no-nmi']))
+
+
+def test_a_saved_model_needs_no_flags_of_training(trained, tmp_path):
+    folder, model = trained
+    with open(folder / 'logs' / 'train_margin_miniCUB_convnet.jsonl') as file:
+        logged = [json.loads(line) for line in file][-1]['last']
+    record, = scored('--model', model, '--output', str(tmp_path / 'o'))
+    assert record['metrics']['recall@1'] == pytest.approx(logged['recall@1']['mean'])
+    with pytest.raises(UsageError, match='--image-size is 18, but the network was trained with 16'):
+        scored('--model', model, '--image-size', '18')
+
+
+def test_any_folder_of_pictures_is_embedded_in_the_order_of_its_paths(trained, tmp_path):
+    """Two pictures would never do for the sampler of the training."""
+    folder, model = trained
+    flat = tmp_path / 'flat'
+    flat.mkdir()
+    for name in ('b.png', 'a.png'):
+        shutil.copy(folder / 'tree' / '007.class' / '0.png', flat / name)
+    assert scored('--model', model, '--images', str(flat), '--output', str(tmp_path / 'o')) == []
+    with np.load(tmp_path / 'o.npz') as file:
+        assert [os.path.basename(path) for path in file['paths']] == ['a.png', 'b.png'] and 'labels' not in file.files
+        np.testing.assert_array_equal(*file['embeddings'])
+    record, = scored('--model', model, '--images', str(folder / 'tree'), '--output', str(tmp_path / 'p'))
+    assert record['images'] == 64 and record['classes'] == 8        # all classes, not half of them
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(EvaluationError, match='--images .*empty: there are no files'):
+        scored('--model', model, '--images', str(tmp_path / 'empty'))
+
+
+def test_a_copied_script_has_names_of_its_own_and_can_be_evaluated(trained, tmp_path, monkeypatch):
+    folder, model = trained
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(evaluation.__file__))))
+    shutil.copy(os.path.join(root, 'train_margin.py'), tmp_path / 'my_margin.py')
+    monkeypatch.chdir(tmp_path)
+    words = flags(str(folder / 'tree'), str(tmp_path), '--batch-k', '2', '--batches-per-epoch', '1', '--epochs', '1')
+    subprocess.run([sys.executable, 'my_margin.py', *words], check=True, env={**os.environ, 'PYTHONPATH': root},
+                   stdout=subprocess.DEVNULL)
+    mine = str(tmp_path / 'models' / 'my_margin_miniCUB_convnet-best.params')
+    assert scored('--model', mine, '--output', 'o') and scored('--model', mine, '--script', 'my_margin.py')
+    with pytest.raises(UsageError, match='--script nothing: there is no such file'):
+        scored('--model', mine, '--script', 'nothing')
+
+
+def test_a_network_that_diverged_is_refused_by_name(trained, tmp_path):
+    folder, model = trained
+    arrays = mx.nd.load(model)
+    name = sorted(arrays)[0]
+    arrays[name][:] = np.nan
+    broken = str(tmp_path / 'broken.params')
+    mx.nd.save(broken, arrays)
+    shutil.copy(model[:-len('.params')] + '.json', tmp_path / 'broken.json')
+    with pytest.raises(EvaluationError, match=f'broken.params: {name} has values that are no finite numbers'):
+        scored('--model', broken)
+
+
+@pytest.mark.parametrize('normalize, recall', [([], 0), (['--normalize'], 100)])
+@pytest.mark.parametrize('kind', ['npz', 'npy', 'csv'])
+def test_embeddings_of_others(kind, normalize, recall, tmp_path):
+    """By Euclidean distance every nearest neighbour is of the other class, by cosine of its own."""
+    x, labels = np.array([[1, 0], [10, 1], [1, 1], [10, 10.]]), ['cat', 'cat', 'dog', 'dog']
+    path, more = str(tmp_path / f'e.{kind}'), []
+    if kind == 'npz':
+        save(path, embeddings=x, labels=np.array([[0], [0], [1], [1]]))     # a column
+    elif kind == 'npy':
+        np.save(path, x)
+        (tmp_path / 'labels.txt').write_text('\n'.join(labels))
+        more = ['--labels', str(tmp_path / 'labels.txt')]
+    else:
+        rows = [','.join([label, *map(str, row)]) for label, row in zip(labels, x)]
+        (tmp_path / 'e.csv').write_text('\n'.join(['label,x,y', *rows]))
+    record, = scored('--embeddings', path, *more, '--ks', '1', *normalize)
+    assert record['metrics']['recall@1'] == recall
+
+
+@pytest.mark.parametrize('name, content, refusal', [
+    ('e.csv', 'x,y\n1,2', 'no column "label"'), ('e.csv', 'label,x\na,b', 'not a table of a label and numbers'),
+    ('e.csv', '', 'not a table'), ('e.npy', 'nonsense', 'not an .npy file')])
+def test_damaged_embeddings_of_others(name, content, refusal, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(EvaluationError, match=refusal):
+        scored('--embeddings', str(tmp_path / name))
+
+
+def test_an_npy_needs_labels(tmp_path):
+    np.save(tmp_path / 'e.npy', np.eye(3))
+    with pytest.raises(UsageError, match='--labels'):
+        scored('--embeddings', str(tmp_path / 'e.npy'))

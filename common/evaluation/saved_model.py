@@ -1,0 +1,216 @@
+"""A trained network, ``X-best.params``, and what is needed to use it: ``X-best.json``, which training wrote beside it.
+
+The JSON names the script and all its flags, so that images are prepared as they were in training.
+"""
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import copy
+import importlib
+import json
+import os
+import re
+import sys
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import mxnet as mx
+import numpy as np
+
+from common.devices import get_contexts
+from common.errors import UsageError
+from common.evaluation.embedding import embed
+from common.evaluation.retrieval import EvaluationError
+from common.seeds import seed_everything
+from common.training import Data, Ensemble, load_data
+from common.training.learner import Learner
+from dataset import ImageSet
+from dataset.loader import Loader
+from models.ensemble import concatenate_members
+from models.weights import load_parameters
+
+#: Flags that may differ from those of training: they say which images are embedded, where, and how fast.
+MAY_CHANGE = {'dataset', 'data_path', 'use_crops', 'num_workers', 'cache', 'skip_bad_images', 'val_split', 'batch_size',
+              'no_nmi', 'gpus', 'seed', 'kvstore', 'disable_hybridize', 'results_dir', 'logfile', 'log_postfix',
+              'save_model_prefix', 'load_checkpoint'}
+
+
+def description(path: str) -> Optional[Dict[str, Any]]:
+    """What training wrote beside a ``.params`` file; None where there is nothing.
+
+    Raises
+    ------
+    EvaluationError
+        If it is not what training writes.
+    """
+    beside = re.sub(r'\.params$', '', path) + '.json'
+    try:
+        with open(beside, encoding='utf-8') as file:
+            found = json.load(file)
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get('flags'), dict) or not isinstance(
+            found.get('script'), str):
+        raise EvaluationError(f'{beside}: it is not the description of a trained network; without it, name the '
+                              "script with --script, and the flags of training")
+    return found
+
+
+def find_script(name: str) -> Any:
+    """The module of a training script: by its name in the project's folder or the current one, or by its path.
+
+    Raises
+    ------
+    UsageError
+        If there is no such script.
+    """
+    folder, name = os.path.split(name)
+    name = re.sub(r'\.py$', '', name)
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    for place in [os.path.abspath(folder)] if folder else [root, os.getcwd()]:
+        if os.path.isfile(os.path.join(place, f'{name}.py')):
+            with _in_path(place):
+                module = importlib.import_module(name)
+            if hasattr(module, 'parse_args') and hasattr(module, 'build'):
+                return module
+            raise UsageError(f'--script {name}: {name}.py has no parse_args and build, as a training script has')
+    scripts = sorted(file[:-3] for file in os.listdir(root) if re.fullmatch(r'train_\w+\.py', file))
+    raise UsageError(f'--script {name}: there is no such file; it is none of {", ".join(scripts)}')
+
+
+@contextlib.contextmanager
+def _in_path(folder: str) -> Iterator[None]:
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def flags_of_training(module: Any, saved: Optional[Dict[str, Any]], words: List[str]) -> argparse.Namespace:
+    """The script's flags: those of training, and what the user says on top.
+
+    Parameters
+    ----------
+    module : module
+        The script.
+    saved : dict or None
+        As :func:`description` gives it; None: the user's words are all there is.
+    words : list of str
+        The user's flags.
+
+    Raises
+    ------
+    UsageError
+        If a flag contradicts those that the network was trained with.
+    """
+    if saved is None:
+        return module.parse_args(words)
+    trained = saved['flags']
+    first = ['--dataset', str(trained.get('dataset', 'GLYPHS'))]
+    if trained.get('data_path'):
+        first += ['--data-path', str(trained['data_path'])]
+    opt = module.parse_args(first + words)
+    for name, value in trained.items():
+        given = name in opt.given_flags and not (name in ('dataset', 'data_path') and getattr(opt, name) == value)
+        if not given:
+            setattr(opt, name, value)
+        elif name not in MAY_CHANGE and getattr(opt, name) != value:
+            raise UsageError(f'--{name.replace("_", "-")} is {getattr(opt, name)!r}, but the network was trained with '
+                             f'{value!r}')
+    opt.logfile = opt.save_model_prefix = opt.load_checkpoint = None
+    return opt
+
+
+def images_in(folder: str) -> Tuple[ImageSet, bool]:
+    """All pictures of a folder and of the folders in it, in the order of their paths.
+
+    Returns
+    -------
+    images : ImageSet
+    labelled : bool
+        Whether every picture is in a folder inside `folder`, which then is its class.
+
+    Raises
+    ------
+    EvaluationError
+        If there is none.
+    """
+    paths = sorted(os.path.join(place, name) for place, folders, names in os.walk(folder) for name in names
+                   if not name.startswith('.') and not os.path.relpath(place, folder).startswith('..'))
+    if not paths:
+        raise EvaluationError(f'--images {folder}: there are no files in it')
+    classes = [os.path.relpath(path, folder).split(os.sep)[0] for path in paths]
+    labelled = all(os.path.dirname(path) != os.path.normpath(folder) for path in map(os.path.normpath, paths))
+    names, labels = np.unique(classes if labelled else [''] * len(paths), return_inverse=True)
+    return ImageSet(paths, labels.reshape(-1), [str(name) for name in names], name=folder), labelled
+
+
+def _training_classes(saved: Optional[Dict[str, Any]], opt: argparse.Namespace) -> ImageSet:
+    """A stand-in for the training images: the script sizes its loss by them, and nothing is drawn from them."""
+    count = (saved or {}).get('data', {}).get('train_classes') or load_data(opt).train.num_classes
+    each = max(opt.batch_size, 2)
+    return ImageSet(['not read'] * (count * each), np.repeat(np.arange(count), each), [str(c) for c in range(count)])
+
+
+def embed_images(paths: Sequence[str], module: Any, opt: argparse.Namespace, saved: Optional[Dict[str, Any]],
+                 images: ImageSet) -> Tuple[ImageSet, Dict[str, np.ndarray], np.ndarray]:
+    """Embeds images with a saved network.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Its ``.params``; of an ensemble its members', in order.
+    module, opt, saved
+        The script, its flags, and the description that training wrote, or None.
+    images : ImageSet
+
+    Returns
+    -------
+    images : the ImageSet of the images that could be read.
+    outputs : name -> embeddings; the first is the one that the script evaluates.
+    labels : (N,) int64.
+    """
+    opt = copy.copy(opt)
+    opt.pretrained = 'none'             # all weights come from the saved file
+    ctx = get_contexts(opt.gpus)
+    seed_everything(opt.seed)
+    stand_in = _training_classes(saved, opt)
+    built = module.build(opt, Data(stand_in, stand_in), ctx)
+    ensemble = built if isinstance(built, Ensemble) else Ensemble(1, lambda m: built)
+    if len(paths) > ensemble.size:
+        raise UsageError(f'--model: {len(paths)} files, but {opt.script} has {ensemble.size} networks')
+    members = []
+    with Loader(images, None, train=False, image_size=opt.image_size, resize=opt.resize, batch_size=opt.batch_size,
+                use_crops=opt.use_crops, num_workers=opt.num_workers, cache=opt.cache,
+                skip_bad_images=opt.skip_bad_images,
+                on_bad=lambda path, reason: print(f'left out: {path}: {reason}')) as loader:
+        for number, path in enumerate(paths):
+            learner = Learner(ensemble.member(number), opt, ctx)
+            load_parameters(learner.net, path, ctx)
+            _refuse_what_is_not_finite(learner, path)
+            seen: List[np.ndarray] = []
+            outputs, labels = embed(learner.embed, _noting_indices(loader, seen), ctx)
+            members.append(outputs if isinstance(outputs, dict) else collections.OrderedDict(embeddings=outputs))
+    outputs = members[0]
+    if built is ensemble:
+        outputs = collections.OrderedDict(
+            embeddings=concatenate_members([next(iter(member.values())) for member in members]))
+    found = copy.copy(images)
+    found.paths, found.labels = [images.paths[i] for i in np.concatenate(seen)], labels
+    return found, outputs, labels
+
+
+def _refuse_what_is_not_finite(learner: Learner, path: str) -> None:
+    for name, parameter in learner.net._collect_params_with_prefix().items():
+        if not np.isfinite(mx.nd.sum(parameter.list_data()[0]).asscalar()):
+            raise EvaluationError(f'{path}: {name} has values that are no finite numbers: the network diverged')
+
+
+def _noting_indices(loader: Loader, seen: List[np.ndarray]) -> Iterator[Any]:
+    for batch in loader:
+        seen.append(batch.indices)
+        yield batch
