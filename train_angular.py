@@ -7,7 +7,7 @@ between distances does. Batches of pairs, as for the N-pair loss.
     python train_angular.py --dataset GLYPHS --model convnet --image-size 32 --lr 1e-3
 """
 from common.args import TrainingParser, fraction, main, non_negative_float, positive_float
-from common.training import Experiment, param_group, run
+from common.training import Experiment, head_and_backbone, param_group, run
 from dataset.samplers import PairBatches
 from models import EmbeddingNet, get_backbone
 from models.losses.angular import AngularLoss
@@ -20,8 +20,8 @@ ALGORITHM = {
     'published': '2017-08',
     'idea': 'Bounds the angle at the negative of the triangle that it forms with a positive pair, whatever its size.',
     'smoke': ['--batches-per-epoch 3',
-              '--angular-lambda 1 --symmetric-loss'],
-    'search': {'lr': ('log', 1e-4, 1e-2), 'alpha': ('linear', 30, 60)},
+              '--angular-lambda 1 --symmetric-loss', '--normalize --decrease-cnn-lr'],
+    'search': {'lr': ('log', 1e-4, 1e-2), 'alpha': ('linear', 30, 60), 'normalize': ('choice', False, True)},
 }
 
 
@@ -40,6 +40,8 @@ def parse_args(argv=None):
                        help='probability that anchor and positive are one image, augmented twice')
     group.add_argument('--symmetric-loss', action='store_true',
                        help='average with the loss that has anchors and positives swapped')
+    parser.add_normalize('scale embeddings to length 1: the loss bounds an angle, and no longer shrinks them')
+    parser.add_decrease_cnn_lr()
     opt = parser.parse_args(argv)
     if opt.alpha >= 90:
         parser.error(f'--alpha {opt.alpha:g} is not below 90 degrees')
@@ -48,12 +50,13 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes angular loss different from the others."""
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim)
+    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=opt.normalize)
     loss = AngularLoss(alpha_degrees=opt.alpha, npair_lambda=opt.angular_lambda, l2_reg=opt.l2reg_weight,
                        symmetric=opt.symmetric_loss)
     sampler = PairBatches(data.train.labels, opt.batch_size, opt.batches_per_epoch, opt.same_image_sampling,
                           seed=opt.seed)
-    return Experiment(net, loss, sampler, [param_group(opt, net.collect_params())])
+    groups = head_and_backbone(opt, net) if opt.decrease_cnn_lr else [param_group(opt, net.collect_params())]
+    return Experiment(net, loss, sampler, groups)
 
 
 def train_angular(opt):

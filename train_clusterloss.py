@@ -7,7 +7,7 @@ better than the clustering by class.
     python train_clusterloss.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, non_negative_float, non_negative_int
-from common.training import Experiment, param_group, run, shuffled_or_balanced
+from common.training import Experiment, head_and_backbone, param_group, run, shuffled_or_balanced
 from models import EmbeddingNet, get_backbone
 from models.losses.cluster import ClusterLoss
 
@@ -19,7 +19,7 @@ ALGORITHM = {
     'published': '2016-12',
     'idea': 'The true clustering of the batch must score higher than the best wrong one, by as much as that '
             'one is wrong.',
-    'smoke': ['--batch-k 2'],
+    'smoke': ['--batch-k 2', '--decrease-cnn-lr'],
     'learns': '--epochs 24',
     'search': {'lr': ('log', 1e-4, 1e-2), 'batch-k': ('choice', 0, 4, 8), 'gamma': ('log', 0.3, 3.0)},
 }
@@ -35,6 +35,7 @@ def parse_args(argv=None):
                        help='weight of the clustering error 1 - NMI in the search for the worst clustering')
     group.add_argument('--pam-rounds', type=non_negative_int, default=5, metavar='N',
                        help='at most so many rounds of swapping medoids after the greedy search')
+    parser.add_decrease_cnn_lr()
     return parser.parse_args(argv)
 
 
@@ -42,7 +43,8 @@ def build(opt, data, ctx):
     """What makes structured clustering different from the others."""
     net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=True)
     loss = ClusterLoss(gamma=opt.gamma, max_pam_rounds=opt.pam_rounds)
-    return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), [param_group(opt, net.collect_params())])
+    groups = head_and_backbone(opt, net) if opt.decrease_cnn_lr else [param_group(opt, net.collect_params())]
+    return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), groups)
 
 
 def train_clusterloss(opt):

@@ -9,7 +9,7 @@ they finish; recall is logged as the ensemble grows, and an interrupted run goes
 """
 import numpy as np
 
-from common.args import TrainingParser, main, positive_int
+from common.args import TrainingParser, fraction, main, positive_float, positive_int
 from common.errors import UsageError
 from common.seeds import derived_seed
 from common.training import Ensemble, Experiment, param_group, run
@@ -37,15 +37,23 @@ def parse_args(argv=None):
     parser = TrainingParser(__file__, 'dreml', __doc__, batch_size=128, epochs=12, lr=0.01, steps='-4', factor=0.1,
                             wd=5e-4)
     group = parser.algorithm
-    group.add_argument('-L', '--ensemble-size', type=positive_int, default=48, metavar='N',
+    group.add_argument('-L', '--ensemble-size', '--number-of-ensembles', type=positive_int, default=48, metavar='N',
                        help='networks in the ensemble, each trained for --epochs')
     group.add_argument('-D', '--meta-classes', type=positive_int, default=12, metavar='N',
                        help="meta-classes, and the size of a member's embedding (--embed-dim becomes L x D)")
     group.add_argument('--loss', default='nca', choices=['nca', 'triplet', 'xentropy'], help='proxy loss of a member')
     group.add_argument('--static-proxies', action='store_true', help='fixed one-hot proxies')
+    group.add_argument('--embedding-multiplier', type=positive_float, default=3.0, metavar='S',
+                       help='length to which embeddings and proxies are scaled; for nca and xentropy')
+    group.add_argument('--temperature', type=positive_float, default=1.0, metavar='T',
+                       help='squared distances are divided by this')
+    group.add_argument('--label-smooth', type=fraction, default=0.0, metavar='EPSILON',
+                       help='label smoothing; for nca and xentropy')
     opt = parser.parse_args(argv)
     if opt.meta_classes < 2:
         parser.error('--meta-classes 1 leaves nothing to tell apart')
+    if opt.label_smooth and opt.loss not in ('nca', 'xentropy'):
+        parser.error(f'--label-smooth: --loss {opt.loss} has no target distribution to smooth')
     dim = opt.ensemble_size * opt.meta_classes
     if opt.embed_dim not in (dim, parser.get_default('embed_dim')):
         parser.error(f'--embed-dim {opt.embed_dim} is not the {dim} of -L networks with -D numbers each')
@@ -62,7 +70,9 @@ def build(opt, data, ctx):
     def member(m):
         net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), dim, normalize=True)
         class_map = random_meta_classes(classes, dim, np.random.RandomState(derived_seed(opt.seed, m)))
-        loss = MetaClassLoss(ProxyLoss(dim, dim, opt.loss, static=opt.static_proxies), class_map)
+        proxies = ProxyLoss(dim, dim, opt.loss, multiplier=opt.embedding_multiplier, temperature=opt.temperature,
+                            label_smooth=opt.label_smooth, static=opt.static_proxies)
+        loss = MetaClassLoss(proxies, class_map)
         sampler = ShuffledBatches(data.train.labels, opt.batch_size, seed=derived_seed(opt.seed, m))
         return Experiment(net, loss, sampler, [param_group(opt, net.collect_params()),
                                                param_group(opt, loss.collect_params())])

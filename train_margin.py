@@ -39,20 +39,31 @@ def parse_args(argv=None):
     group.add_argument('--beta', type=positive_float, default=1.2, metavar='DISTANCE',
                        help='initial boundary between positive and negative pairs')
     group.add_argument('--lr-beta', type=non_negative_float, default=0.1, metavar='RATE',
-                       help='learning rate of beta (SGD, momentum 0.9); 0 keeps beta fixed')
+                       help='learning rate of beta (SGD); 0 keeps beta fixed')
+    group.add_argument('--momentum-beta', type=fraction, default=0.9, metavar='M',
+                       help="momentum of beta's SGD")
     group.add_argument('--nu', type=fraction, default=0.0, metavar='WEIGHT', help='weight of the regulariser of beta')
-    return parser.parse_args(argv)
+    group.add_argument('--min-distance', type=positive_float, default=0.5, metavar='DISTANCE',
+                       help='negatives nearer than this are drawn as if they were so far')
+    group.add_argument('--max-distance', type=positive_float, default=1.4, metavar='DISTANCE',
+                       help='negatives beyond this are not drawn')
+    opt = parser.parse_args(argv)
+    if not opt.min_distance < opt.max_distance <= 2:
+        parser.error(f'--min-distance {opt.min_distance:g} and --max-distance {opt.max_distance:g} leave no distance '
+                     'between unit vectors: from 0 to 2')
+    return opt
 
 
 def build(opt, data, ctx):
     """What makes margin loss different from the others."""
     net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=True)
-    loss = MarginLoss(data.train.num_classes, margin=opt.margin, beta=opt.beta, nu=opt.nu, learn_beta=opt.lr_beta > 0)
+    loss = MarginLoss(data.train.num_classes, margin=opt.margin, beta=opt.beta, nu=opt.nu, learn_beta=opt.lr_beta > 0,
+                      min_distance=opt.min_distance, max_distance=opt.max_distance)
     sampler = BalancedBatches(data.train.labels, opt.batch_size, opt.batch_k, opt.batches_per_epoch, seed=opt.seed)
     groups = [param_group(opt, net.collect_params())]
     if opt.lr_beta:
-        groups.append(ParamGroup(loss.collect_params(), opt.lr_beta, optimizer='sgd', options={'momentum': 0.9},
-                                 clip=None))
+        groups.append(ParamGroup(loss.collect_params(), opt.lr_beta, optimizer='sgd',
+                                 options={'momentum': opt.momentum_beta}, clip=None))
     return Experiment(net, loss, sampler, groups)
 
 

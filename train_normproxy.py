@@ -6,7 +6,7 @@ normalisation and dropout. The published figures use --embed-dim 2048.
     python train_normproxy.py --dataset CUB --data-path DIR
     python train_normproxy.py --dataset GLYPHS --model convnet --image-size 32
 """
-from common.args import TrainingParser, fraction, main, positive_float
+from common.args import TrainingParser, fraction, main, non_negative_int, positive_float
 from common.training import Experiment, param_group, run, shuffled_or_balanced
 from models import EmbeddingNet, L2Normalization, get_backbone
 from models.heads import NormProxyHead
@@ -31,14 +31,17 @@ ALGORITHM = {
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
     parser = TrainingParser(__file__, 'normproxy', __doc__, batch_size=75, epochs=30, lr=1e-3, steps='15',
-                            factor=0.1, wd=1e-4)
+                            factor=0.1, wd=1e-4, epsilon=0.01)
     parser.add_batch_k(0)
     parser.add_batches_per_epoch(0)
     group = parser.algorithm
     group.add_argument('--temperature', type=positive_float, default=0.05, metavar='SIGMA',
                        help='similarities are divided by this')
     group.add_argument('--label-smooth', type=fraction, default=0.1, metavar='EPSILON', help='label smoothing')
-    group.add_argument('--no-dropout', action='store_true', help='leave out the dropout of 0.5 in the head')
+    group.add_argument('--dropout', type=fraction, default=0.5, metavar='P', help='dropout of the features in the head')
+    group.add_argument('--no-dropout', action='store_true', help='the same as --dropout 0')
+    group.add_argument('--start-epoch', type=non_negative_int, default=1, metavar='EPOCHS',
+                       help='epochs in which head and proxies learn alone, before the backbone joins')
     group.add_argument('--no-fc', action='store_true',
                        help="leave out the dense layer: the embedding is the backbone's features, layer-normalised")
     group.add_argument('--static-proxies', action='store_true',
@@ -48,6 +51,8 @@ def parse_args(argv=None):
     group.add_argument('--similarity', default='cosine', choices=['cosine', 'euclidean'],
                        help='what neighbours are ranked by; only with --binarize does it matter')
     opt = parser.parse_args(argv)
+    if opt.no_dropout:
+        opt.dropout = 0.0
     if opt.no_fc and opt.static_proxies:
         parser.error('--static-proxies needs the dense layer that --no-fc leaves out')
     return opt
@@ -58,15 +63,15 @@ def build(opt, data, ctx):
     backbone = get_backbone(opt.model, opt.pretrained, ctx)
     classes = data.train.num_classes
     dim = backbone.features_dim if opt.no_fc else classes if opt.static_proxies else opt.embed_dim
-    head = NormProxyHead(dim, dropout=0.0 if opt.no_dropout else 0.5, fc=not opt.no_fc)
+    head = NormProxyHead(dim, dropout=opt.dropout, fc=not opt.no_fc)
     net = EmbeddingNet(backbone, dim, normalize=True, head=head)
     loss = NormProxyLoss(classes, dim, temperature=opt.temperature, label_smooth=opt.label_smooth,
                          static=opt.static_proxies)
     unit = L2Normalization() if opt.similarity == 'cosine' else (lambda x: x)
     # Head and proxies find their place before the backbone starts to move.
-    groups = [param_group(opt, net.head.collect_params(), epsilon=0.01),
-              param_group(opt, loss.collect_params(), epsilon=0.01),
-              param_group(opt, net.backbone.collect_params(), epsilon=0.01, frozen_epochs=1)]
+    groups = [param_group(opt, net.head.collect_params()),
+              param_group(opt, loss.collect_params()),
+              param_group(opt, net.backbone.collect_params(), frozen_epochs=opt.start_epoch)]
     return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), groups,
                       embed=(lambda images: unit(net(images) > 0)) if opt.binarize else None)
 

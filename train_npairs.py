@@ -7,7 +7,7 @@ a softmax over the batch.
     python train_npairs.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, fraction, main, non_negative_float
-from common.training import Experiment, param_group, run
+from common.training import Experiment, head_and_backbone, run
 from dataset.samplers import PairBatches
 from models import EmbeddingNet, get_backbone
 from models.losses.npairs import NPairLoss
@@ -21,7 +21,7 @@ ALGORITHM = {
     'idea': 'In a batch of one pair per class, each anchor must pick its own positive among the positives of '
             'all classes.',
     'smoke': ['--batches-per-epoch 3',
-              '--symmetric-loss --decrease-cnn-lr'],
+              '--symmetric-loss --decrease-cnn-lr', '--normalize'],
     'learns': '--epochs 12 --batch-size 60 --batches-per-epoch 20',
     'search': {'lr': ('log', 1e-4, 1e-2), 'l2reg-weight': ('log', 1e-5, 1e-2)},
 }
@@ -38,20 +38,18 @@ def parse_args(argv=None):
                        help='probability that anchor and positive are one image, augmented twice')
     group.add_argument('--symmetric-loss', action='store_true',
                        help='average with the loss that has anchors and positives swapped')
-    group.add_argument('--decrease-cnn-lr', action='store_true',
-                       help='the backbone learns at a tenth of --lr, the head at --lr')
+    parser.add_normalize()
+    parser.add_decrease_cnn_lr()
     return parser.parse_args(argv)
 
 
 def build(opt, data, ctx):
     """What makes the N-pair loss different from the others."""
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim)
+    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=opt.normalize)
     loss = NPairLoss(l2_reg=opt.l2reg_weight, symmetric=opt.symmetric_loss)
     sampler = PairBatches(data.train.labels, opt.batch_size, opt.batches_per_epoch, opt.same_image_sampling,
                           seed=opt.seed)
-    groups = [param_group(opt, net.head.collect_params()),
-              param_group(opt, net.backbone.collect_params(), lr=opt.lr * (0.1 if opt.decrease_cnn_lr else 1))]
-    return Experiment(net, loss, sampler, groups)
+    return Experiment(net, loss, sampler, head_and_backbone(opt, net))
 
 
 def train_npairs(opt):

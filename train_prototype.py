@@ -24,6 +24,9 @@ ALGORITHM = {
     'search': {'lr': ('log', 1e-4, 1e-2), 'nc': ('choice', 6, 12, 24)},
 }
 
+#: --batch-size of the published command, which its episodes (120 images) do not follow either.
+PUBLISHED_BATCH = 32
+
 
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
@@ -33,9 +36,10 @@ def parse_args(argv=None):
     group.add_argument('--nc', type=positive_int, default=12, metavar='CLASSES', help='classes in an episode')
     group.add_argument('--ns', type=positive_int, default=5, metavar='IMAGES', help='support images of a class')
     group.add_argument('--nq', type=positive_int, default=5, metavar='IMAGES', help='query images of a class')
+    parser.add_normalize()
     opt = parser.parse_args(argv)
     images = opt.nc * (opt.ns + opt.nq)
-    if opt.batch_size not in (images, parser.get_default('batch_size')):
+    if opt.batch_size not in (images, parser.get_default('batch_size'), PUBLISHED_BATCH):
         parser.error(f'--batch-size {opt.batch_size} is not the {images} images of an episode, --nc x (--ns + --nq)')
     opt.batch_size = images
     return opt
@@ -43,7 +47,7 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes prototypical networks different from the others."""
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim)
+    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=opt.normalize)
     loss = PrototypicalLoss(opt.nc, opt.ns, opt.nq)
     sampler = EpisodeBatches(data.train.labels, opt.nc, opt.ns, opt.nq, opt.batches_per_epoch, seed=opt.seed)
     return Experiment(net, loss, sampler, [param_group(opt, net.collect_params())])

@@ -7,7 +7,7 @@ to be sampled or mined. --loss chooses what is made of the distances: NCA, softm
     python train_proxy.py --dataset CUB --data-path DIR
     python train_proxy.py --dataset GLYPHS --model convnet --image-size 32 --loss triplet
 """
-from common.args import TrainingParser, fraction, main, positive_float, positive_int
+from common.args import TrainingParser, fraction, main, non_negative_float, positive_float, positive_int
 from common.training import Experiment, param_group, run, shuffled_or_balanced
 from models import EmbeddingNet, get_backbone
 from models.losses.proxy import ProxyLoss
@@ -38,7 +38,7 @@ RATES = {'embedding': 1e-5, 'inception': 1e-3, 'proxynca': 1e-3}
 def parse_args(argv=None):
     """The flags, with the published settings as defaults."""
     parser = TrainingParser(__file__, 'proxy', __doc__, batch_size=32, epochs=20, lr=None, steps='3,10,16',
-                            factor=0.1, wd=5e-4)
+                            factor=0.1, wd=5e-4, epsilon=0.01)
     group = parser.algorithm
     group.add_argument('--loss', default='nca', choices=['nca', 'triplet', 'xentropy', 'proxymargin'], help='loss')
     for name, what in zip(RATES, ('the head', 'the backbone, whichever it is,', 'the proxies')):
@@ -50,6 +50,10 @@ def parse_args(argv=None):
                        help='squared distances are divided by this')
     group.add_argument('--label-smooth', type=fraction, default=0.0, metavar='EPSILON',
                        help='label smoothing; for nca and xentropy')
+    group.add_argument('--margin', type=non_negative_float, default=0.2, metavar='ALPHA',
+                       help='margin around beta, a distance; for proxymargin')
+    group.add_argument('--beta', type=positive_float, default=1.2, metavar='DISTANCE',
+                       help='initial boundary between positive and negative proxies; for proxymargin')
     parser.add_batches_per_epoch(0, 'batches in an epoch, with --batch-k images of each class; 0: shuffled batches, '
                                     'one pass an epoch')
     group.add_argument('--batch-k', type=positive_int, default=5, metavar='K',
@@ -69,10 +73,11 @@ def build(opt, data, ctx):
     """What makes proxy losses different from the others."""
     net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=True)
     loss = ProxyLoss(data.train.num_classes, opt.embed_dim, opt.loss, multiplier=opt.embedding_multiplier,
-                     temperature=opt.temperature, label_smooth=opt.label_smooth)
-    groups = [param_group(opt, net.head.collect_params(), lr=opt.lr_embedding, epsilon=0.01),
-              param_group(opt, net.backbone.collect_params(), lr=opt.lr_inception, epsilon=0.01),
-              param_group(opt, loss.collect_params(), lr=opt.lr_proxynca, epsilon=0.01)]
+                     temperature=opt.temperature, label_smooth=opt.label_smooth, margin=opt.margin,
+                     beta=opt.beta)
+    groups = [param_group(opt, net.head.collect_params(), lr=opt.lr_embedding),
+              param_group(opt, net.backbone.collect_params(), lr=opt.lr_inception),
+              param_group(opt, loss.collect_params(), lr=opt.lr_proxynca)]
     return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), groups)
 
 

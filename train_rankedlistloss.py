@@ -53,6 +53,8 @@ def parse_args(argv=None):
                        help='weight of the negatives; 1 - LAMBDA is that of the positives')
     group.add_argument('--bottleneck-layers', type=layers, metavar='SIZES',
                        help='further dense layers before the last one, e.g. 512,256')
+    group.add_argument('--head-lr-factor', type=positive_float, default=10.0, metavar='F',
+                       help='the head learns at F x --lr')
     return parser.parse_args(argv)
 
 
@@ -64,7 +66,7 @@ def build(opt, data, ctx):
     loss = RankedListLoss(alpha=opt.alpha, margin=opt.margin, temperature=opt.temperature, lam=opt.lam)
     sampler = BalancedBatches(data.train.labels, opt.batch_size, opt.batch_k, opt.batches_per_epoch, seed=opt.seed)
     groups = [param_group(opt, net.backbone.collect_params()),
-              param_group(opt, net.head.collect_params(), lr=10 * opt.lr)]
+              param_group(opt, net.head.collect_params(), lr=opt.head_lr_factor * opt.lr)]
     return Experiment(net, loss, sampler, groups)
 
 

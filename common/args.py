@@ -83,12 +83,13 @@ class TrainingParser(CommandParser):
         Short name of the algorithm; the title of its group of flags, which is the attribute `algorithm`.
     description : str
         Head of ``--help``: the script's docstring.
-    batch_size, epochs, lr, steps, factor, wd :
+    batch_size, epochs, lr, steps, factor, wd, epsilon :
         The published settings of the algorithm, which become the defaults. `lr` None: the script has rates of its own.
     """
 
     def __init__(self, script: str, algorithm: str, description: str, *, batch_size: int, epochs: int,
-                 lr: Optional[float] = 1e-4, steps: str = '0', factor: float = 0.5, wd: float = 1e-5):
+                 lr: Optional[float] = 1e-4, steps: str = '0', factor: float = 0.5, wd: float = 1e-5,
+                 epsilon: float = 1e-7):
         script = os.path.splitext(os.path.basename(script))[0]
         super().__init__(prog=f'{script}.py', description=description, formatter_class=_Formatter)
         self.set_defaults(script=script, algorithm_name=algorithm)
@@ -98,10 +99,15 @@ class TrainingParser(CommandParser):
         data.add_argument('--data-path', metavar='DIR',
                           help='folder of the dataset; needed for all but GLYPHS, which is drawn into a cache')
         data.add_argument('--use-crops', action='store_true', help='crop every image to its bounding box first')
-        data.add_argument('--image-size', type=positive_int, default=224, metavar='PIXELS',
+        data.add_argument('--image-size', '--data-shape', type=positive_int, default=224, metavar='PIXELS',
                           help='side of the crop that the network sees')
         data.add_argument('--resize', type=positive_int, metavar='PIXELS',
                           help='side to which images are resized before the crop (default: 8/7 of --image-size: 256)')
+        mirror = data.add_mutually_exclusive_group()
+        mirror.add_argument('--mirror', dest='mirror', action='store_true', default=None,
+                            help='mirror every other training image (default: for all datasets but GLYPHS)')
+        mirror.add_argument('--no-mirror', dest='mirror', action='store_false', default=None,
+                            help='mirror no image, as where left and right differ')
         data.add_argument('--num-workers', type=non_negative_int, default=available_cores(), metavar='THREADS',
                           help='threads that decode images; 0 decodes in the training thread')
         data.add_argument('--cache', metavar='DIR',
@@ -136,6 +142,12 @@ class TrainingParser(CommandParser):
                                        'fourth, 0 never')
         optimisation.add_argument('--wd', type=non_negative_float, default=wd, metavar='RATE', help='weight decay')
 
+        optimisation.add_argument('--epsilon', type=non_negative_float, default=epsilon, metavar='E',
+                                  help="what Adam, or an optimiser like it, adds to the root of the squared gradients' "
+                                       'mean')
+        optimisation.add_argument('--clip-gradient', type=non_negative_float, default=10.0, metavar='G',
+                                  help='bound of each element of a gradient; 0 for none')
+
         evaluation = self.add_argument_group('evaluation')
         evaluation.add_argument('--eval-every', type=positive_int, default=1, metavar='EPOCHS',
                                 help='evaluate after every so many epochs, and after the last')
@@ -168,6 +180,17 @@ class TrainingParser(CommandParser):
                               'if there is one, else from the start')
 
         self.algorithm = self.add_argument_group(algorithm)
+
+    def add_normalize(self, help: str = 'scale embeddings to length 1') -> None:
+        """Adds --normalize, off as published."""
+        self.algorithm.add_argument('--normalize', action='store_true', help=help)
+
+    def add_decrease_cnn_lr(self) -> None:
+        """Adds --decrease-cnn-lr and by how much."""
+        self.algorithm.add_argument('--decrease-cnn-lr', action='store_true',
+                                    help='the backbone learns at --cnn-lr-factor x --lr, the head at --lr')
+        self.algorithm.add_argument('--cnn-lr-factor', type=positive_float, default=0.1, metavar='F',
+                                    help='with --decrease-cnn-lr: rate of the backbone over that of the head')
 
     def add_batch_k(self, default: int, sop: Optional[int] = None) -> None:
         """Adds --batch-k; with a `default` of 0 it chooses between shuffled and class-balanced batches.

@@ -87,6 +87,8 @@ def load_data(opt: argparse.Namespace) -> Data:
     train, test = get_dataset(opt.dataset, opt.data_path, image_size=opt.image_size, resize=opt.resize)
     if opt.use_crops and (train.boxes is None or test.boxes is None):
         raise UsageError(f'--use-crops: {opt.dataset} has no bounding boxes')
+    if opt.mirror is not None:
+        train.mirror = opt.mirror
     val = None
     if opt.val_split:
         train, val = split_classes(train, opt.val_split, opt.seed)

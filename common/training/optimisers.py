@@ -83,11 +83,18 @@ class ParamGroup:
 
 
 def param_group(opt, params: Parameters, lr: Optional[float] = None, wd: Optional[float] = None,
-                epsilon: float = 1e-7, frozen_epochs: int = 0) -> ParamGroup:
-    """A group that follows --optimizer, --lr and --wd; `epsilon` is Adam's (1e-7: the published code's default)."""
-    options = {'epsilon': epsilon} if opt.optimizer in ('adam', 'nadam', 'ftml', 'rmsprop', 'adadelta') else {}
+                frozen_epochs: int = 0) -> ParamGroup:
+    """A group that follows --optimizer, --lr, --wd, --epsilon and --clip-gradient."""
+    options = {'epsilon': opt.epsilon} if opt.optimizer in ('adam', 'nadam', 'ftml', 'rmsprop', 'adadelta') else {}
     return ParamGroup(params, opt.lr if lr is None else lr, opt.wd if wd is None else wd, opt.optimizer, options,
-                      frozen_epochs=frozen_epochs)
+                      clip=opt.clip_gradient or None, frozen_epochs=frozen_epochs)
+
+
+def head_and_backbone(opt, net) -> List[ParamGroup]:
+    """Head and backbone, which with --decrease-cnn-lr learns more slowly."""
+    return [param_group(opt, net.head.collect_params()),
+            param_group(opt, net.backbone.collect_params(),
+                        lr=opt.lr * (opt.cnn_lr_factor if opt.decrease_cnn_lr else 1))]
 
 
 class GroupTrainer:

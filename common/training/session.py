@@ -43,6 +43,7 @@ class Session:
         if opt.batch_size < len(self.ctx):
             raise UsageError(f'--batch-size {opt.batch_size} is smaller than the number of devices')
         self.data = load_data(opt)
+        opt.mirror = self.data.train.mirror     # for the log
         self.fingerprint = self.data.fingerprint()
         self.progress, self.arrays = resume.Progress(), {}
         if opt.load_checkpoint and not self.cluster.rank:
