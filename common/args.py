@@ -39,7 +39,8 @@ seed_number = _number(int, 0, MAX_SEED, False, f'a whole number from 0 to {MAX_S
 def _backbone(name: str) -> str:
     if not is_backbone(name):
         raise argparse.ArgumentTypeError(f'{name!r} is neither inception-bn, efficientnet-lite0, resnet50_v2, '
-                                         "resnet18_v2, convnet nor the name of a classification network in GluonCV's model zoo")
+                                         "resnet18_v2, convnet nor the name of a classification network in "
+                                         "GluonCV's model zoo")
     return name
 
 

@@ -14,6 +14,7 @@ from typing import Optional
 import numpy as np
 
 from models import paramfile
+from models.backbones.efficientnet_lite import padded
 from models.errors import ModelError
 from models.paramfile import Arrays, sha256_of
 from models.safe_pickle import read_torch
@@ -81,5 +82,7 @@ def from_torch(arrays: Arrays) -> Arrays:
         if ours.endswith('conv'):
             result[f'{ours}.weight'] = np.ascontiguousarray(array[..., ::-1, ::-1])
         else:
+            if kind.startswith('running'):  # zeros fill the channels up
+                array = np.pad(array, (0, padded(len(array)) - len(array)))
             result[f'{ours}.{_STATISTICS[kind]}'] = array
     return result
