@@ -10,7 +10,8 @@ Speed. On a CPU, MXNet's fast operators (oneDNN) keep images in blocks of 16 cha
 every image back in order, and the next convolution undoes that. So ReLU6 is made of ReLUs and a depthwise 1x1
 convolution, which are. And 24 and 40 channels, which do not fill their blocks, are filled up with zeros inside the
 graph; otherwise the backward pass of batch norm falls back to oneDNN's reference code, 20 times slower. Both together
-train nearly twice as fast (``python -m tests.benchmarks.efficientnet``).
+train 1.6 times as fast. What is left over is the weights' gradient of the 5x5 depthwise convolutions, for which oneDNN
+2.4 has no fast code: a third of a step (``python -m tests.benchmarks.efficientnet`` compares with PyTorch).
 """
 
 from __future__ import annotations
