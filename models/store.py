@@ -18,6 +18,7 @@ import zipfile
 from typing import IO, Callable, NamedTuple, Optional
 
 from common.errors import UsageError
+from models import packaged
 from models.errors import ModelError
 
 _REPOSITORY = 'https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/'
@@ -77,6 +78,8 @@ def find(name: str) -> str:
     ModelError
         No network, a wrong hash, nothing published: one sentence, with the file to put in place.
     """
+    if name == packaged.MODEL:
+        return packaged.find(folder())
     known = _published(name)
     path = os.path.join(folder(), known.file)
     if os.path.exists(path):

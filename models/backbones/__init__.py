@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from models.backbones import convnet, inception_bn, resnet, zoo
+from models.backbones import convnet, efficientnet_lite, inception_bn, resnet, zoo
 from models.backbones.base import Backbone, Contexts, features_length, initialize
 from common.errors import UsageError
 
 __all__ = ['Backbone', 'backbone_names', 'features_length', 'get_backbone', 'is_backbone']
 
-_OWN = {'convnet': convnet.ConvNet, 'inception-bn': inception_bn.InceptionBN}
+_OWN = {'convnet': convnet.ConvNet, 'inception-bn': inception_bn.InceptionBN,
+        'efficientnet-lite0': efficientnet_lite.EfficientNetLite0}
 
 
 def backbone_names() -> list[str]:
@@ -28,7 +29,8 @@ def get_backbone(name: str, pretrained: str = 'none', ctx: Contexts = None) -> B
     Parameters
     ----------
     name : str
-        ``inception-bn``, ``convnet``, ``resnet18_v2``, ``resnet50_v2`` or any classification network of GluonCV.
+        ``inception-bn``, ``efficientnet-lite0``, ``convnet``, ``resnet18_v2``, ``resnet50_v2`` or any classification
+        network of GluonCV.
     pretrained : str
         ``none`` for random weights (He), ``auto`` for the published ones (looked for in ``$MXNET_HOME/models``, then
         downloaded; none for convnet), or a file.
@@ -64,6 +66,6 @@ def _build(name: str) -> Backbone:
         return resnet.build(name)
     known = zoo.find(name)
     if known is None:
-        raise UsageError(f'--model {name}: no such network (inception-bn, resnet50_v2, resnet18_v2, convnet, or a '
-                         f'classification network of GluonCV by its name there)')
+        raise UsageError(f'--model {name}: no such network (inception-bn, efficientnet-lite0, resnet50_v2, '
+                         f'resnet18_v2, convnet, or a classification network of GluonCV by its name there)')
     return zoo.build(known)

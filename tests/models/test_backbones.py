@@ -170,7 +170,7 @@ def test_zoo_network_is_cut_before_its_classifier_and_nowhere_else(name):
 WIDE = CUT + ['mobilenet_v2_1.0', 'resnet50_v1b', 'resnet50_v2', 'resnet34_v1', 'resnet50_v1s', 'vgg11', 'vgg11_bn',
               'alexnet', 'squeezenet1.1', 'resnext50_32x4d', 'se_resnext50_32x4d', 'se_resnet18_v2', 'xception',
               'resnet18_v1b_0.89', 'cifar_wideresnet16_10', 'cifar_resnext29_32x4d',
-              'mobilenet1.0', 'mobilenetv3_large', 'nasnet_4_1056']
+              'mobilenet1.0', 'mobilenetv3_large', 'nasnet_4_1056', 'efficientnet-lite0']
 
 
 @pytest.mark.parametrize('name', WIDE)
@@ -212,7 +212,8 @@ def test_unknown_and_unfit_names_are_refused(name):
 
 def test_names():
     names = backbone_names()
-    assert {'inception-bn', 'convnet', 'resnet18_v2', 'resnet50_v2', 'resnet50_v1b', 'densenet121'} <= set(names)
+    assert {'inception-bn', 'convnet', 'efficientnet-lite0', 'resnet18_v2', 'resnet50_v2', 'resnet50_v1b',
+            'densenet121'} <= set(names)
     assert len(names) == len(set(names)) > 90
     assert all(is_backbone(name) for name in ('mobilenet_v2_1.0', 'MobileNetV2_1.0', 'convnet'))
     assert len({zoo._key(name) for name in names}) == len(names), 'two names would be taken for one'
