@@ -9,7 +9,7 @@ better than the clustering by class.
 from common.args import TrainingParser, main, non_negative_float, non_negative_int
 from common.training import Experiment, head_and_backbone, param_group, run, shuffled_or_balanced
 from models import EmbeddingNet, get_backbone
-from models.losses.cluster import ClusterLoss
+from models.losses.structured_clustering import StructuredClusteringLoss
 
 ALGORITHM = {
     'key': 'clusterloss',
@@ -42,7 +42,7 @@ def parse_args(argv=None):
 def build(opt, data, ctx):
     """What makes structured clustering different from the others."""
     net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=True)
-    loss = ClusterLoss(gamma=opt.gamma, max_pam_rounds=opt.pam_rounds)
+    loss = StructuredClusteringLoss(gamma=opt.gamma, max_pam_rounds=opt.pam_rounds)
     groups = head_and_backbone(opt, net) if opt.decrease_cnn_lr else [param_group(opt, net.collect_params())]
     return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), groups)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import lzma
 import os
 import struct
@@ -94,6 +95,21 @@ def read_npz(path: str, names: Optional[Sequence[str]] = None) -> Dict[str, np.n
     if magic != b'PK\5\6' or count not in (found, 0xffff):
         raise ValueError(f'{count} arrays are in it, {found} were found')
     return arrays
+
+
+def hash_file(path: str, name: str = 'sha256') -> str:
+    """Hash of a file's content, in hex; `name` as `hashlib` knows it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    digest = hashlib.new(name)
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def sync_folder(folder: str) -> None:

@@ -24,9 +24,10 @@ import zipfile
 
 import numpy as np
 
-from models import packaged, paramfile, weights
+from models import packaged, paramfile
 from models.backbones import Backbone, get_backbone
 from models.errors import ModelError
+from models.loading import fit
 from models.paramfile import Arrays
 from models.safe_pickle import read_torch
 
@@ -44,7 +45,7 @@ def convert(source: str, model: str, target: str) -> str:
     str
         What it was, in a few words.
 
-    Errors
+    Raises
     ------
     ModelError
         Unreadable, unknown, or for another network. Nothing is written.
@@ -55,7 +56,7 @@ def convert(source: str, model: str, target: str) -> str:
     backbone = get_backbone(model)
     try:
         note, converted = _convert(arrays, backbone)
-        pairs = weights.fit(backbone, backbone.named, converted, backbone.removed)
+        pairs = fit(backbone, backbone.named, converted, backbone.removed)
     except ModelError as error:
         raise ModelError(f'{source}: {error}') from None
     keep = {name for _, name in pairs}

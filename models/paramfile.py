@@ -4,8 +4,9 @@ MXNet can abort the whole process on a damaged file, and loads flipped bits with
 list format of ``mx.nd.save`` is simple enough to be read here, with every length checked before it is used.
 
 Layout (little-endian): u64 0x112, u64 reserved, u64 count, the arrays, u64 count, the names (u64 length, bytes).
-An array: u32 0xF993FAC9 or ...CA, i32 storage (0, dense), i32 dimensions, i64 sizes, i32 i32 device, i32 type, data;
-files older than MXNet 1.0 have (u32 0xF993FAC8, i32 dimensions, i64 sizes) or (u32 dimensions, u32 sizes) in front.
+An array: u32 0xF993FAC9 or ...CA, i32 storage (0, dense), i32 dimensions, i64 sizes, i32 i32 device, i32 type, data.
+Files older than MXNet 1.0, as the public Inception-BN of 2016, have (u32 0xF993FAC8, i32 dimensions, i64 sizes) or
+(u32 dimensions, u32 sizes) in front.
 (src/ndarray/ndarray.cc, ``NDArray::Save``, ``NDArray::Load``, ``LegacyLoad``.)
 
 Files written here say so in the reserved word, which MXNet reads and ignores, and end in ``sha256=<hex>``, the hash of
@@ -16,12 +17,12 @@ rather than a second one beside it: the two could never be replaced together.
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 from typing import Dict
 
 import numpy as np
 
+from common.files import atomic_write
 from models.errors import ModelError
 
 Arrays = Dict[str, np.ndarray]
@@ -32,15 +33,6 @@ _CHECKED = int.from_bytes(b'sha256 @', 'little')
 _TRAILER = len(b'sha256=') + 64
 _TYPES = tuple(np.dtype(name) for name in ('<f4', '<f8', '<f2', 'u1', '<i4', 'i1', '<i8', '?'))
 _MAX_DIMENSIONS = 32
-
-
-def sha256_of(path: str) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class _Cursor:
@@ -143,7 +135,7 @@ def _read_safetensors(path: str) -> Arrays:
 def read(path: str) -> Arrays:
     """Reads all arrays of a ``.params`` or ``.safetensors`` file.
 
-    Errors
+    Raises
     ------
     ModelError
         One sentence, that names the file and what is wrong with it. No damage crashes the interpreter.
@@ -182,24 +174,14 @@ def write(path: str, arrays: Arrays) -> None:
     """Writes a ``.params`` file with a checksum, under a temporary name first: the old file stays until the new one is
     whole and on disk.
 
-    Errors
+    Raises
     ------
     OSError
         Disk full, no permission, ...; nothing is left behind.
     """
-    temporary = f'{path}.tmp-{os.getpid()}'
     digest = hashlib.sha256()
-    try:
-        with open(temporary, 'wb') as file:
-            for block in _serialise(arrays):
-                digest.update(block)
-                file.write(block)
-            file.write(b'sha256=' + digest.hexdigest().encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with atomic_write(path) as file:
+        for block in _serialise(arrays):
+            digest.update(block)
+            file.write(block)
+        file.write(b'sha256=' + digest.hexdigest().encode())

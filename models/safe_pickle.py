@@ -163,7 +163,7 @@ def read_torch(path: str) -> Dict[str, np.ndarray]:
     dict of str to np.ndarray
         ``module.`` in front of the names (from ``DataParallel``) is removed.
 
-    Errors
+    Raises
     ------
     ModelError
         One sentence that names the file: damaged, no dictionary of tensors, or asking for any Python object other

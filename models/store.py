@@ -6,7 +6,6 @@ name, and says nothing useful without a network.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -18,6 +17,7 @@ import zipfile
 from typing import IO, Callable, NamedTuple, Optional
 
 from common.errors import UsageError
+from common.files import atomic_write, hash_file
 from models import packaged
 from models.errors import ModelError
 
@@ -57,14 +57,6 @@ def _published(name: str) -> Published:
     return Published(f'{file}.params', f'{repository}/gluon/models/{file}.zip', 'sha1', digest, None)
 
 
-def _digest(path: str, kind: str) -> str:
-    digest = hashlib.new(kind)
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def folder() -> str:
     """``$MXNET_HOME/models``, or ``~/.mxnet/models``."""
     return os.path.join(os.path.expanduser(os.environ.get('MXNET_HOME') or os.path.join('~', '.mxnet')), 'models')
@@ -73,7 +65,7 @@ def folder() -> str:
 def find(name: str) -> str:
     """Path of the published weights of network `name`; downloads them where they are not on this machine.
 
-    Errors
+    Raises
     ------
     ModelError
         No network, a wrong hash, nothing published: one sentence, with the file to put in place.
@@ -83,7 +75,7 @@ def find(name: str) -> str:
     known = _published(name)
     path = os.path.join(folder(), known.file)
     if os.path.exists(path):
-        if known.file_hash and _digest(path, known.hash_name) != known.file_hash:
+        if known.file_hash and hash_file(path, known.hash_name) != known.file_hash:
             raise ModelError(f'{path}: its {known.hash_name.upper()} is not {known.file_hash}, so it is damaged or '
                              f'another version: remove it, or use it as it is with --pretrained {path}')
         return path
@@ -127,25 +119,20 @@ def _download(url: str, path: str) -> None:
 def _unpack(archive: str, path: str, known: Published) -> None:
     """Checks the hashes and puts the one file that is wanted in its place, whole or not at all."""
     shown = re.sub(r'\.tmp-\d+$', '', archive)
-    if known.archive_hash and _digest(archive, known.hash_name) != known.archive_hash:
+    if known.archive_hash and hash_file(archive, known.hash_name) != known.archive_hash:
         raise ModelError(f'{shown}: its {known.hash_name.upper()} is not {known.archive_hash}, so it is damaged or '
                          f'another version: put {known.file} into {folder()} yourself, or use --pretrained FILE')
-    temporary = f'{path}.tmp-{os.getpid()}'
     try:
-        with open(temporary, 'wb') as target:
+        with atomic_write(path) as target:
             _member(archive, known.file)(target)
             target.flush()
-            os.fsync(target.fileno())
-        if known.file_hash and _digest(temporary, known.hash_name) != known.file_hash:
-            raise ModelError(f'{shown}: the {known.hash_name.upper()} of {known.file} in it is not {known.file_hash}: '
-                             f'put the right {known.file} into {folder()}, or use --pretrained FILE')
-        os.replace(temporary, path)
+            if known.file_hash and hash_file(target.name, known.hash_name) != known.file_hash:
+                raise ModelError(f'{shown}: the {known.hash_name.upper()} of {known.file} in it is not '
+                                 f'{known.file_hash}: put the right {known.file} into {folder()}, or use '
+                                 f'--pretrained FILE')
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError):
         raise ModelError(f'{shown}: no archive with {known.file} in it: put {known.file} into {folder()} yourself, '
                          f'or use --pretrained FILE') from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def _member(archive: str, wanted: str) -> Callable[[IO[bytes]], None]:

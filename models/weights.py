@@ -1,188 +1,37 @@
 """Weights: saved, loaded, found, converted.
 
-``python -m models.weights convert FILE --model NAME -o OUT.params`` turns weights from elsewhere into a file for
-``--pretrained OUT.params``; see models/convert.py for what it knows.
+    python -m models.weights convert FILE --model NAME -o OUT.params
 
-Files are checked before anything is loaded (models/paramfile.py): a damaged file, or one for another network, is one
-sentence in a `ModelError`, the network keeps what it had, and the interpreter lives.
+turns weights from elsewhere into a file for ``--pretrained OUT.params``; `models.convert` says what it knows.
 """
-
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-from typing import Dict, List, Tuple
+from typing import List, Optional
 
-import mxnet as mx
-from mxnet.gluon import Block, Parameter
-
-from models import paramfile
-from models.backbones.base import Backbone, Contexts
-from models.errors import ModelError
-from models.paramfile import Arrays, sha256_of
+from common.command import CommandParser, run_command
+from models.convert import convert
+from models.loading import load_parameters, load_pretrained, save_parameters
 from models.store import find
 
-__all__ = ['find', 'load_parameters', 'load_pretrained', 'save_parameters', 'sha256_of']
-
-_SHOWN = 'expected weights of {}, but '
+__all__ = ['find', 'load_parameters', 'load_pretrained', 'main', 'save_parameters']
 
 
-def save_parameters(net: Block, path: str) -> None:
-    """Writes all parameters of `net` to a ``.params`` file, under a temporary name first.
-
-    Gluon's ``net.load_parameters`` reads these files too; what it does not check is the SHA-256 at their end.
-    Parameters that are on several devices are averaged (only batch norm's running statistics differ).
-
-    Errors
-    ------
-    OSError
-        Disk full, no permission: the old file stays as it was.
-    """
-    paramfile.write(path, {name: parameter._reduce().asnumpy()
-                           for name, parameter in net._collect_params_with_prefix().items()})
-
-
-def load_parameters(net: Block, path: str, ctx: Contexts = None) -> None:
-    """Loads all parameters of `net` from a ``.params`` or ``.safetensors`` file, or none.
-
-    Parameters
-    ----------
-    net : Block
-        Initialised or not.
-    path : str
-        From :func:`save_parameters`, Gluon's ``save_parameters`` or ``export``, or a symbol checkpoint.
-    ctx : context or list of contexts, optional
-        For parameters that are not initialised yet; default: where the others are.
-
-    Errors
-    ------
-    ModelError
-        One sentence naming the file: unreadable, cut off, bits flipped, or of another network (with the first
-        parameter that does not fit).
-    """
-    _load(net, net, path, paramfile.read(path), frozenset(), ctx)
-
-
-def load_pretrained(backbone: Backbone, pretrained: str) -> None:
-    """Loads `pretrained` (``auto`` or a file) and notes file, hash and source in ``backbone.weights``.
-
-    The classifier's parameters in the file are passed over. The file of a whole `EmbeddingNet` will do too.
-    """
-    auto = pretrained == 'auto'
-    path = find(backbone.model) if auto else os.path.expanduser(pretrained)
-    arrays = paramfile.read(path)
-    start = 'backbone.'
-    if any(name.startswith(start) for name in arrays):
-        arrays = {name[len(start):]: array for name, array in arrays.items() if name.startswith(start)}
-        _load(backbone, backbone, path, arrays, frozenset(), None)
-    else:
-        _load(backbone, backbone.named, path, arrays, backbone.removed, None)
-    backbone.weights = {'file': path, 'sha256': sha256_of(path), 'source': 'published' if auto else 'file'}
-
-
-def fit(net: Block, named: Block, arrays: Arrays, removed: frozenset = frozenset()) -> List[Tuple[Parameter, str]]:
-    """Which array of `arrays` belongs to which parameter of `named`.
-
-    Returns
-    -------
-    list of (Parameter, str)
-        With the names in `arrays`.
-
-    Errors
-    ------
-    ModelError
-        Without the file's name: the caller knows it.
-    """
-    for block in _blocks(net):
-        if isinstance(block, Backbone) and block.adapt(arrays) and getattr(net, '_active', False):
-            net.hybridize(True, **dict(net._flags))  # forget the graph of the variant before
-    expected = named._collect_params_with_prefix()
-    names = {name: name for name in arrays}
-    if not set(names) & set(expected):
-        # By prefix: exported, saved before Gluon 1.3, or a symbol checkpoint with its own word for running statistics.
-        expected = {name[len(named.prefix):]: p for name, p in named.collect_params().items()}
-        names = _without_prefix(arrays, expected)
-    names = {name: name_in_file for name, name_in_file in names.items() if name not in removed}
-    shown = _SHOWN.format(describe(net))
-    missing = [name for name in expected if name not in names]
-    if missing:
-        raise ModelError(f'{shown}it has no {_some(missing)}')
-    extra = [name for name in names if name not in expected]
-    if extra:
-        raise ModelError(f'{shown}it has {_some(extra)} too')
-    for name, parameter in expected.items():
-        shape = arrays[names[name]].shape
-        if len(parameter.shape or shape) != len(shape) or \
-                any(due not in (0, -1, got) for due, got in zip(parameter.shape or shape, shape)):
-            raise ModelError(f'{shown}{name} has the shape {shape} in it, not {tuple(parameter.shape)}')
-    return [(parameter, names[name]) for name, parameter in expected.items()]
-
-
-def _load(net: Block, named: Block, path: str, arrays: Arrays, removed: frozenset, ctx: Contexts) -> None:
-    try:
-        pairs = fit(net, named, arrays, removed)
-    except ModelError as error:
-        raise ModelError(f'{path}: {error}') from None
-    if ctx is None:
-        ctx = next((p.list_ctx() for p, _ in pairs if p._data is not None or p._deferred_init), None)
-    for parameter, name in pairs:
-        data = mx.nd.array(arrays[name], dtype=parameter.dtype)
-        if parameter._data is None:
-            parameter._load_init(data, parameter.list_ctx() if parameter._deferred_init else ctx)
-        else:
-            parameter.set_data(data)
-
-
-def _blocks(block: Block):
-    yield block
-    for child in block._children.values():
-        yield from _blocks(child)
-
-
-def _without_prefix(arrays: Arrays, expected) -> Dict[str, str]:
-    plain = {}
-    for name in arrays:
-        short = name[4:] if name.startswith(('arg:', 'aux:')) else name
-        plain[short.replace('_moving_', '_running_')] = name
-    common = os.path.commonprefix(list(plain))
-    common = common[:common.rfind('_') + 1]
-    if not set(plain) & set(expected) and common:
-        plain = {name[len(common):]: name_in_file for name, name_in_file in plain.items()}
-    return plain
-
-
-def _some(names: List[str]) -> str:
-    return names[0] + (f' (and {len(names) - 1} more)' if len(names) > 1 else '')
-
-
-def describe(net: Block) -> str:
-    """A network in a few words, for messages."""
-    if isinstance(net, Backbone):
-        return net.model
-    backbone = getattr(net, 'backbone', None)
-    name = type(net).__name__
-    return f'{name} with {backbone.model}' if isinstance(backbone, Backbone) else name
-
-
-def main(argv=None) -> int:
-    """The command line. Returns the exit status: 0, or 1 for bad data, after one line on stderr (2: usage)."""
-    parser = argparse.ArgumentParser(prog='python -m models.weights', description=__doc__.split('\n')[0])
-    command = parser.add_subparsers(dest='command', required=True).add_parser(
+def main(argv: Optional[List[str]] = None) -> int:
+    """The command; returns its exit status."""
+    parser = CommandParser('python -m models.weights', description='Turn weights from elsewhere into a file of ours.')
+    command = parser.add_subparsers(dest='command', required=True, parser_class=CommandParser).add_parser(
         'convert', help='turn weights from elsewhere into a file for --pretrained')
     command.add_argument('file', metavar='FILE', help='.pth, .safetensors or .params (prefix-0000.params of a symbol)')
     command.add_argument('--model', required=True, help='inception-bn, resnet50_v2, resnet50_v1, resnet50_v1b, ...')
     command.add_argument('-o', '--output', required=True, metavar='OUT.params')
     arguments = parser.parse_args(argv)
-    from models import convert
 
-    try:
-        note = convert.convert(arguments.file, arguments.model, arguments.output)
-    except (ModelError, OSError) as error:
-        print(f'{parser.prog}: {error}', file=sys.stderr)
-        return 1
-    print(f'{arguments.output}: {note}; use it with --model {arguments.model} --pretrained {arguments.output}')
-    return 0
+    def action() -> None:
+        note = convert(arguments.file, arguments.model, arguments.output)
+        print(f'{arguments.output}: {note}; use it with --model {arguments.model} --pretrained {arguments.output}')
+
+    return run_command('models.weights', action)
 
 
 if __name__ == '__main__':

@@ -28,7 +28,7 @@ from common.training.learner import Learner
 from dataset import ImageSet
 from dataset.loader import Loader
 from models.ensemble import concatenate_members
-from models.weights import load_parameters
+from models.loading import load_parameters
 
 #: Flags that may differ from those of training: they say which images are embedded, where, and how fast.
 MAY_CHANGE = {'dataset', 'data_path', 'use_crops', 'num_workers', 'cache', 'skip_bad_images', 'val_split', 'batch_size',

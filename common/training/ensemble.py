@@ -20,7 +20,7 @@ from common.training.learner import Learner
 from common.training.loop import SingleNetwork, train_network
 from common.training.session import Session
 from models.ensemble import concatenate_members
-from models.weights import load_parameters
+from models.loading import load_parameters
 
 
 def train_ensemble(session: Session, opt: argparse.Namespace, ensemble: Ensemble, run: int) -> None:

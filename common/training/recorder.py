@@ -12,7 +12,7 @@ from common.files import atomic_write
 from common.runlog import RunLog, git_revision, versions
 from common.stats import METRIC_NAMES, describe_metrics, t_interval
 from common.training.resume import ModelFiles, Progress, flags_of
-from models.weights import save_parameters
+from models.loading import save_parameters
 
 
 class Recorder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from models.backbones import convnet, efficientnet_lite, inception_bn, resnet, zoo
 from models.backbones.base import Backbone, Contexts, features_length, initialize
 from common.errors import UsageError
+from models.loading import load_pretrained
 
 __all__ = ['Backbone', 'backbone_names', 'features_length', 'get_backbone', 'is_backbone']
 
@@ -42,7 +43,7 @@ def get_backbone(name: str, pretrained: str = 'none', ctx: Contexts = None) -> B
     Backbone
         (B, 3, H, W) float32, normalised with its ``mean`` and ``std`` (RGB, 0..255), to (B, ``features_dim``).
 
-    Errors
+    Raises
     ------
     ModelError
         Unknown name; weights missing, damaged or of another network.
@@ -53,9 +54,7 @@ def get_backbone(name: str, pretrained: str = 'none', ctx: Contexts = None) -> B
         resnet.slow_convolutions(backbone)
     initialize(backbone, ctx)
     if pretrained != 'none' and not (pretrained == 'auto' and backbone.model == 'convnet'):
-        from models import weights  # weights.py is also a script, which must not be imported before it is run
-
-        weights.load_pretrained(backbone, pretrained)
+        load_pretrained(backbone, pretrained)
     return backbone
 
 

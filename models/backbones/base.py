@@ -73,7 +73,7 @@ class Backbone(HybridBlock):
 def features_length(backbone: Backbone, image_size: int) -> int:
     """Length of the features of square images of `image_size` pixels, by shape inference: nothing is computed.
 
-    Errors
+    Raises
     ------
     ModelError
         Where the network cannot take images of that size.

@@ -6,7 +6,7 @@ from typing import Any
 
 from mxnet.gluon.loss import Loss
 
-from .npairs import NPairLoss, log_one_plus_sum_exp, split_pairs
+from models.losses.npairs import NPairLoss, log_one_plus_sum_exp, split_pairs
 
 
 class AngularLoss(Loss):

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .distances import host_squared_distances
+from models.losses.distances import host_squared_distances
 
 
 def log_inverse_q(d: np.ndarray, dim: int) -> np.ndarray:

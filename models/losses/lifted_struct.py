@@ -6,7 +6,7 @@ from typing import Any
 
 from mxnet.gluon.loss import Loss
 
-from .distances import MINUS_INFINITY, distances, log_sum_exp, other_rows, same_class, weighted_sum
+from models.losses.distances import MINUS_INFINITY, distances, log_sum_exp, other_rows, same_class, weighted_sum
 
 
 class LiftedStructLoss(Loss):

@@ -8,8 +8,8 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon.loss import Loss
 
-from .distance_weighted import distance_weighted_pairs
-from .distances import distances, same_class, weighted_sum
+from models.losses.distance_weighted import distance_weighted_pairs
+from models.losses.distances import distances, same_class, weighted_sum
 
 
 class MarginLoss(Loss):

@@ -1,4 +1,4 @@
-"""The search for the most violating medoids inside :class:`models.losses.ClusterLoss`, in NumPy on the host.
+"""The search for the most violating medoids of the structured clustering loss, in NumPy on the host.
 
 It works on the matrix of distances alone, without gradients. A candidate medoid j takes over the points that are nearer
 to it than to their present medoid; all else stays. So the contingency tables of *all* candidates follow from the

@@ -5,7 +5,7 @@ from typing import Any, Tuple
 
 from mxnet.gluon.loss import Loss
 
-from .distances import MINUS_INFINITY, row_sums, same_class
+from models.losses.distances import MINUS_INFINITY, row_sums, same_class
 
 
 def split_pairs(F: Any, embeddings: Any, labels: Any) -> Tuple[Any, Any, Any]:

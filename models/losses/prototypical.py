@@ -6,7 +6,7 @@ from typing import Any
 
 from mxnet.gluon.loss import Loss
 
-from .distances import log_sum_exp, squared_distances
+from models.losses.distances import log_sum_exp, squared_distances
 
 
 class PrototypicalLoss(Loss):

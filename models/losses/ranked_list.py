@@ -6,7 +6,7 @@ from typing import Any
 
 from mxnet.gluon.loss import Loss
 
-from .distances import MINUS_INFINITY, distances, other_rows, same_class
+from models.losses.distances import MINUS_INFINITY, distances, other_rows, same_class
 
 
 class RankedListLoss(Loss):

@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon.loss import Loss
 
-from .distances import host_squared_distances, squared_distances, weighted_sum
+from models.losses.distances import host_squared_distances, squared_distances, weighted_sum
 
 
 class TripletSemihardLoss(Loss):

@@ -62,22 +62,32 @@ def batch_of(size: int, order: str, classes: int, dim: int) -> Tuple[np.ndarray,
 
 def our_loss(name: str, size: int, order: str, classes: int) -> Any:
     """The loss object behind a name, for batches of `size` rows."""
-    from models import losses
+    from models.losses.angular import AngularLoss
+    from models.losses.discriminative import DiscriminativeLoss
+    from models.losses.lifted_struct import LiftedStructLoss
+    from models.losses.margin import MarginLoss
+    from models.losses.normproxy import NormProxyLoss
+    from models.losses.npairs import NPairLoss
+    from models.losses.prototypical import PrototypicalLoss
+    from models.losses.proxy import ProxyLoss
+    from models.losses.ranked_list import RankedListLoss
+    from models.losses.structured_clustering import StructuredClusteringLoss
+    from models.losses.triplet_semihard import TripletSemihardLoss
     support = int(order) // 2 if order != 'shuffled' else 0
     return {
-        'triplet_semihard': lambda: losses.TripletSemihardLoss(),
-        'lifted_struct': lambda: losses.LiftedStructLoss(),
-        'margin': lambda: losses.MarginLoss(classes),
-        'npairs': lambda: losses.NPairLoss(),
-        'angular': lambda: losses.AngularLoss(),
-        'prototypical': lambda: losses.PrototypicalLoss(size // int(order), support, int(order) - support),
-        'ranked_list': lambda: losses.RankedListLoss(),
-        'cluster': lambda: losses.ClusterLoss(),
-        'proxy_nca': lambda: losses.ProxyLoss(classes, DIM, kind='nca'),
-        'proxy_triplet': lambda: losses.ProxyLoss(classes, DIM, kind='triplet'),
-        'normproxy': lambda: losses.NormProxyLoss(classes, DIM),
-        'discriminative': lambda: losses.DiscriminativeLoss(classes),
-        'dreml': lambda: losses.ProxyLoss(classes, classes, kind='nca'),
+        'triplet_semihard': lambda: TripletSemihardLoss(),
+        'lifted_struct': lambda: LiftedStructLoss(),
+        'margin': lambda: MarginLoss(classes),
+        'npairs': lambda: NPairLoss(),
+        'angular': lambda: AngularLoss(),
+        'prototypical': lambda: PrototypicalLoss(size // int(order), support, int(order) - support),
+        'ranked_list': lambda: RankedListLoss(),
+        'cluster': lambda: StructuredClusteringLoss(),
+        'proxy_nca': lambda: ProxyLoss(classes, DIM, kind='nca'),
+        'proxy_triplet': lambda: ProxyLoss(classes, DIM, kind='triplet'),
+        'normproxy': lambda: NormProxyLoss(classes, DIM),
+        'discriminative': lambda: DiscriminativeLoss(classes),
+        'dreml': lambda: ProxyLoss(classes, classes, kind='nca'),
     }[name]()
 
 

@@ -1,11 +1,12 @@
 """Atomic writes and locks."""
+import hashlib
 import os
 import subprocess
 import sys
 
 import pytest
 
-from common.files import atomic_write, lock
+from common.files import hash_file, atomic_write, lock
 
 
 def test_an_error_leaves_the_old_file_and_no_temporary(tmp_path):
@@ -89,3 +90,9 @@ def test_arrays_are_written_whole_or_not_at_all(tmp_path):
 def test_an_error_without_a_number_says_what_it_said(tmp_path):
     with pytest.raises(OSError, match='4 requested and 0 written'), atomic_write(str(tmp_path / 'x')):
         raise OSError('4 requested and 0 written')
+
+
+def test_hash_of_a_file(tmp_path):
+    (tmp_path / 'x').write_bytes(b'x' * (3 << 20))
+    assert hash_file(str(tmp_path / 'x')) == hashlib.sha256(b'x' * (3 << 20)).hexdigest()
+    assert hash_file(str(tmp_path / 'x'), 'md5') == hashlib.md5(b'x' * (3 << 20)).hexdigest()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import UsageError
+from common.files import hash_file
 from models import EmbeddingNet, ModelError, get_backbone, is_backbone, packaged, weights
 from models.safe_pickle import read_torch
 from tests.oracles import efficientnet_lite as oracle
@@ -131,8 +132,8 @@ def package(arrays, tmp_path, monkeypatch):
     path = folder / 'models' / f'{NAME}-{packaged.SHA256[:8]}.pth'
     torch_files.save(path, arrays, legacy=True)
     monkeypatch.syspath_prepend(str(tmp_path / 'site'))
-    monkeypatch.setattr(packaged, 'SHA256', packaged.SHA256[:8] + weights.sha256_of(str(path))[8:])
-    monkeypatch.setattr(packaged, 'sha256_of', lambda p: packaged.SHA256[:8] + weights.sha256_of(p)[8:])
+    monkeypatch.setattr(packaged, 'SHA256', packaged.SHA256[:8] + hash_file(str(path))[8:])
+    monkeypatch.setattr(packaged, 'hash_file', lambda p: packaged.SHA256[:8] + hash_file(p)[8:])
     monkeypatch.setenv('MXNET_HOME', str(tmp_path / 'mxnet'))
     return path
 
@@ -143,7 +144,7 @@ def test_auto_converts_once(package, arrays, tmp_path):
     backbone = get_backbone(NAME, 'auto')
     close(features(backbone, x), expected)
     cached = tmp_path / 'mxnet' / 'models' / f'{NAME}-57934424.params'
-    assert backbone.weights == {'file': str(cached), 'sha256': weights.sha256_of(str(cached)), 'source': 'published'}
+    assert backbone.weights == {'file': str(cached), 'sha256': hash_file(str(cached)), 'source': 'published'}
     assert os.listdir(cached.parent) == [cached.name] and packaged.PACKAGE not in sys.modules
     package.unlink()
     close(features(get_backbone(NAME, 'auto'), x), expected)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.ensemble import MetaClassLoss, concatenate_members, random_meta_classes
-from models.losses import ProxyLoss
+from models.losses.proxy import ProxyLoss
 from tests.models import loss_cases
 from tests.oracles.proxy import softmax_proxy_loss
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.losses import AngularLoss
+from models.losses.angular import AngularLoss
 from tests.models import loss_cases
 from tests.oracles.npairs import angular_loss
+
+#: For the test that the hybridised loss repeats the eager one: name -> how to make it, and the order of its batches.
+HYBRIDISED = {'angular': (lambda: AngularLoss(npair_lambda=0.5, symmetric=True), 'pairs')}
 
 RANDOM = loss_cases.random_batches('pairs', scale=0.6)
 DEGENERATE = loss_cases.degenerate_batches('pairs', unit=True)

@@ -6,10 +6,13 @@ import itertools
 import numpy as np
 import pytest
 
-from models.losses import DiscriminativeLoss
+from models.losses.discriminative import DiscriminativeLoss
 from tests.models import loss_cases
 from tests.oracles.discriminative import discriminative_loss
 from tests.oracles.distance import distance
+
+#: For the test that the hybridised loss repeats the eager one: name -> how to make it, and the order of its batches.
+HYBRIDISED = {'discriminative': (lambda: DiscriminativeLoss(loss_cases.DIM), 'any')}
 
 RANDOM = loss_cases.random_batches(dim=9, unit=True)
 NAMES = [batch.name for batch in loss_cases.degenerate_batches()]

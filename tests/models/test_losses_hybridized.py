@@ -5,30 +5,41 @@ handed on as it is.
 """
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
+
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet import gluon
 
-from models import losses
+import models.losses
 from tests.models import loss_cases
+from tests.models.loss_cases import CLASSES, DIM
 
-CLASSES, DIM = 12, 8
-LOSSES = {
-    'triplet_semihard': (losses.TripletSemihardLoss, 'any'),
-    'lifted_struct': (losses.LiftedStructLoss, 'any'),
-    'margin': (lambda: losses.MarginLoss(CLASSES, nu=0.1), 'any'),
-    'npairs': (lambda: losses.NPairLoss(symmetric=True), 'pairs'),
-    'angular': (lambda: losses.AngularLoss(npair_lambda=0.5, symmetric=True), 'pairs'),
-    'prototypical': (lambda: losses.PrototypicalLoss(nc=6, ns=2, nq=2), 'episodes'),
-    'ranked_list': (losses.RankedListLoss, 'any'),
-    'cluster': (losses.ClusterLoss, 'any'),
-    'proxy_nca': (lambda: losses.ProxyLoss(CLASSES, DIM, kind='nca', label_smooth=0.1), 'any'),
-    'proxy_xentropy': (lambda: losses.ProxyLoss(CLASSES, DIM, kind='xentropy'), 'any'),
-    'proxy_triplet': (lambda: losses.ProxyLoss(CLASSES, DIM, kind='triplet'), 'any'),
-    'proxymargin': (lambda: losses.ProxyLoss(CLASSES, DIM, kind='proxymargin'), 'any'),
-    'normproxy': (lambda: losses.NormProxyLoss(CLASSES, DIM), 'any'),
-    'discriminative': (lambda: losses.DiscriminativeLoss(DIM), 'any'),
-}
+MODULES = [name for _, name, _ in pkgutil.iter_modules(models.losses.__path__)]
+
+
+def its_tests(module):
+    """The module of tests of a loss's module; None where there is none."""
+    name = f'tests.models.test_losses_{module}'
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+
+
+LOSSES = {name: made for module in MODULES for name, made in getattr(its_tests(module), 'HYBRIDISED', {}).items()}
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_every_loss_is_compared_with_an_oracle(module):
+    defined = {name for name, value in vars(importlib.import_module(f'models.losses.{module}')).items()
+               if inspect.isclass(value) and issubclass(value, gluon.loss.Loss)
+               and value.__module__ == f'models.losses.{module}'}
+    if defined:
+        tests = its_tests(module)
+        assert tests is not None, f'there is no tests/models/test_losses_{module}.py'
+        assert getattr(tests, 'HYBRIDISED', None), f'tests/models/test_losses_{module}.py has no HYBRIDISED'
+        assert 'oracle' in inspect.getsource(tests), f'tests/models/test_losses_{module}.py has no oracle'
 
 
 def batches(layout):
@@ -64,7 +75,7 @@ def test_hybridised_as_eager(name, static_shape):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * max(np.abs(b).max(), 1e-3))
 
 
-@pytest.mark.parametrize('name', sorted(set(LOSSES) - {'prototypical'}))  # whose shape is fixed
+@pytest.mark.parametrize('name', [name for name in sorted(LOSSES) if LOSSES[name][1] != 'episodes'])  # of fixed shape
 def test_batches_of_changing_size(name):
     make, layout = LOSSES[name]
     eager, hybrid = make(), make()

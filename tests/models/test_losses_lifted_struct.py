@@ -4,9 +4,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.losses import LiftedStructLoss
+from models.losses.lifted_struct import LiftedStructLoss
 from tests.models import loss_cases
 from tests.oracles.lifted_struct import lifted_struct_loss
+
+#: For the test that the hybridised loss repeats the eager one: name -> how to make it, and the order of its batches.
+HYBRIDISED = {'lifted_struct': (LiftedStructLoss, 'any')}
 
 RANDOM = loss_cases.random_batches()
 DEGENERATE = loss_cases.degenerate_batches()

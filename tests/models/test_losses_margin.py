@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from models.losses import MarginLoss
+from models.losses.margin import MarginLoss
 from tests.models import loss_cases
 from tests.oracles.margin import margin_loss, negative_probabilities
+
+#: For the test that the hybridised loss repeats the eager one: name -> how to make it, and the order of its batches.
+HYBRIDISED = {'margin': (lambda: MarginLoss(loss_cases.CLASSES, nu=0.1), 'any')}
 
 RANDOM = loss_cases.random_batches(unit=True)
 DEGENERATE = loss_cases.degenerate_batches(unit=True)

@@ -5,9 +5,12 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from models.losses import NormProxyLoss
+from models.losses.normproxy import NormProxyLoss
 from tests.models import loss_cases
 from tests.oracles.proxy import norm_proxy_loss
+
+#: For the test that the hybridised loss repeats the eager one: name -> how to make it, and the order of its batches.
+HYBRIDISED = {'normproxy': (lambda: NormProxyLoss(loss_cases.CLASSES, loss_cases.DIM), 'any')}
 
 RANDOM = loss_cases.random_batches()
 DEGENERATE = loss_cases.degenerate_batches()

@@ -4,9 +4,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.losses import NPairLoss
+from models.losses.npairs import NPairLoss
 from tests.models import loss_cases
 from tests.oracles.npairs import npair_loss
+
+#: For the test that the hybridised loss repeats the eager one: name -> how to make it, and the order of its batches.
+HYBRIDISED = {'npairs': (lambda: NPairLoss(symmetric=True), 'pairs')}
 
 RANDOM = loss_cases.random_batches('pairs')
 DEGENERATE = loss_cases.degenerate_batches('pairs', unit=True)

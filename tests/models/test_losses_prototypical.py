@@ -4,9 +4,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.losses import PrototypicalLoss
+from models.losses.prototypical import PrototypicalLoss
 from tests.models import loss_cases
 from tests.oracles.prototypical import prototypical_loss
+
+#: For the test that the hybridised loss repeats the eager one: name -> how to make it, and the order of its batches.
+HYBRIDISED = {'prototypical': (lambda: PrototypicalLoss(nc=6, ns=2, nq=2), 'episodes')}
 
 RANDOM = loss_cases.random_batches('episodes', scale=0.6)
 DEGENERATE = loss_cases.degenerate_batches('episodes')

@@ -5,9 +5,16 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from models.losses import ProxyLoss
+from models.losses.proxy import ProxyLoss
 from tests.models import loss_cases
 from tests.oracles import proxy as oracle
+
+#: For the test that the hybridised loss repeats the eager one: name -> how to make it, and the order of its batches.
+HYBRIDISED = {
+    'proxy_nca': (lambda: ProxyLoss(loss_cases.CLASSES, loss_cases.DIM, kind='nca', label_smooth=0.1), 'any'),
+    'proxy_xentropy': (lambda: ProxyLoss(loss_cases.CLASSES, loss_cases.DIM, kind='xentropy'), 'any'),
+    'proxy_triplet': (lambda: ProxyLoss(loss_cases.CLASSES, loss_cases.DIM, kind='triplet'), 'any'),
+    'proxymargin': (lambda: ProxyLoss(loss_cases.CLASSES, loss_cases.DIM, kind='proxymargin'), 'any')}
 
 RANDOM = loss_cases.random_batches()
 DEGENERATE = loss_cases.degenerate_batches()

@@ -4,9 +4,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.losses import RankedListLoss
+from models.losses.ranked_list import RankedListLoss
 from tests.models import loss_cases
 from tests.oracles.ranked_list import ranked_list_loss
+
+#: For the test that the hybridised loss repeats the eager one: name -> how to make it, and the order of its batches.
+HYBRIDISED = {'ranked_list': (RankedListLoss, 'any')}
 
 RANDOM = loss_cases.random_batches(unit=True)
 DEGENERATE = loss_cases.degenerate_batches(unit=True)

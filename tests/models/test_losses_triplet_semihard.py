@@ -4,9 +4,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.losses import TripletSemihardLoss
+from models.losses.triplet_semihard import TripletSemihardLoss
 from tests.models import loss_cases
 from tests.oracles.triplet_semihard import triplet_semihard_loss
+
+#: For the test that the hybridised loss repeats the eager one: name -> how to make it, and the order of its batches.
+HYBRIDISED = {'triplet_semihard': (TripletSemihardLoss, 'any')}
 
 RANDOM = loss_cases.random_batches(scale=0.5)
 DEGENERATE = loss_cases.degenerate_batches()

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from mxnet import gluon
 from mxnet.gluon import nn
 
+from common.files import hash_file
 from models import EmbeddingNet, ModelError, get_backbone, paramfile, store, weights
 from models.backbones import zoo
 
@@ -93,7 +94,7 @@ def test_embedding_net_round_trip(name, tmp_path):
         np.testing.assert_allclose(other(x.as_in_context(ctx)).asnumpy(), net(x).asnumpy(), rtol=1e-4, atol=1e-5)
     backbone = get_backbone(name, path)  # the whole network's file will do for its backbone
     assert_same(values(backbone), values(net.backbone))
-    assert backbone.weights == {'file': path, 'sha256': weights.sha256_of(path), 'source': 'file'}
+    assert backbone.weights == {'file': path, 'sha256': hash_file(path), 'source': 'file'}
 
 
 def test_loss_parameters_and_uninitialised_networks(tmp_path):
@@ -278,10 +279,6 @@ def test_disk_full_keeps_the_old_file(saved, monkeypatch):
     with pytest.raises(OSError, match='No space left'):
         weights.save_parameters(small(1), str(saved))
     assert saved.read_bytes() == before and os.listdir(saved.parent) == ['net.params']
-
-
-def test_sha256_of(saved):
-    assert weights.sha256_of(str(saved)) == hashlib.sha256(saved.read_bytes()).hexdigest()
 
 
 # --pretrained auto

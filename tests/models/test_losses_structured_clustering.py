@@ -5,17 +5,20 @@ import numpy as np
 import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
-from models.losses import ClusterLoss
+from models.losses.structured_clustering import StructuredClusteringLoss
 from models.losses.medoids import MedoidSearch
 from tests.models import loss_cases
-from tests.oracles import cluster as oracle
+from tests.oracles import structured_clustering as oracle
+
+#: For the test that the hybridised loss repeats the eager one: name -> how to make it, and the order of its batches.
+HYBRIDISED = {'structured_clustering': (StructuredClusteringLoss, 'any')}
 
 RANDOM = loss_cases.random_batches(unit=True)
 DEGENERATE = loss_cases.degenerate_batches(unit=True)
 
 
 def make(hybridize=True, **kwargs):
-    loss = ClusterLoss(**kwargs)
+    loss = StructuredClusteringLoss(**kwargs)
     if hybridize:
         loss.hybridize(static_alloc=True)
     return loss

@@ -14,7 +14,7 @@ def _distance(F, x, y):
     return F.sqrt(F.maximum(F.sum(F.square(x - y), axis=1), 1e-24))
 
 
-class ClusterLoss(gluon.loss.Loss):
+class StructuredClusteringLoss(gluon.loss.Loss):
     r"""Facility-location clustering loss, arXiv:1612.01213v2, eq. 4-9 and algorithms 1-2.
 
     .. math::

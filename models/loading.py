@@ -1,0 +1,158 @@
+"""Weights into networks and out of them, checked before anything is loaded.
+
+A damaged file, or one of another network, is one sentence in a `ModelError` (`models.paramfile`); the network keeps
+what it had, and the interpreter lives.
+"""
+from __future__ import annotations
+
+import os
+from typing import Dict, List, Tuple
+
+import mxnet as mx
+from mxnet.gluon import Block, Parameter
+
+from common.files import hash_file
+from models import paramfile
+from models.backbones.base import Backbone, Contexts
+from models.errors import ModelError
+from models.paramfile import Arrays
+from models.store import find
+
+_SHOWN = 'expected weights of {}, but '
+
+
+def save_parameters(net: Block, path: str) -> None:
+    """Writes all parameters of `net` to a ``.params`` file, under a temporary name first.
+
+    Gluon's ``net.load_parameters`` reads these files too; what it does not check is the SHA-256 at their end.
+    Parameters that are on several devices are averaged (only batch norm's running statistics differ).
+
+    Raises
+    ------
+    OSError
+        Disk full, no permission: the old file stays as it was.
+    """
+    paramfile.write(path, {name: parameter._reduce().asnumpy()
+                           for name, parameter in net._collect_params_with_prefix().items()})
+
+
+def load_parameters(net: Block, path: str, ctx: Contexts = None) -> None:
+    """Loads all parameters of `net` from a ``.params`` or ``.safetensors`` file, or none.
+
+    Parameters
+    ----------
+    net : Block
+        Initialised or not.
+    path : str
+        From :func:`save_parameters`, Gluon's ``save_parameters`` or ``export``, or a symbol checkpoint.
+    ctx : context or list of contexts, optional
+        For parameters that are not initialised yet; default: where the others are.
+
+    Raises
+    ------
+    ModelError
+        One sentence naming the file: unreadable, cut off, bits flipped, or of another network (with the first
+        parameter that does not fit).
+    """
+    _load(net, net, path, paramfile.read(path), frozenset(), ctx)
+
+
+def load_pretrained(backbone: Backbone, pretrained: str) -> None:
+    """Loads `pretrained` (``auto`` or a file) and notes file, hash and source in ``backbone.weights``.
+
+    The classifier's parameters in the file are passed over. The file of a whole `EmbeddingNet` will do too.
+    """
+    auto = pretrained == 'auto'
+    path = find(backbone.model) if auto else os.path.expanduser(pretrained)
+    arrays = paramfile.read(path)
+    start = 'backbone.'
+    if any(name.startswith(start) for name in arrays):
+        arrays = {name[len(start):]: array for name, array in arrays.items() if name.startswith(start)}
+        _load(backbone, backbone, path, arrays, frozenset(), None)
+    else:
+        _load(backbone, backbone.named, path, arrays, backbone.removed, None)
+    backbone.weights = {'file': path, 'sha256': hash_file(path), 'source': 'published' if auto else 'file'}
+
+
+def fit(net: Block, named: Block, arrays: Arrays, removed: frozenset = frozenset()) -> List[Tuple[Parameter, str]]:
+    """Which array of `arrays` belongs to which parameter of `named`.
+
+    Returns
+    -------
+    list of (Parameter, str)
+        With the names in `arrays`.
+
+    Raises
+    ------
+    ModelError
+        Without the file's name: the caller knows it.
+    """
+    for block in _blocks(net):
+        if isinstance(block, Backbone) and block.adapt(arrays) and getattr(net, '_active', False):
+            net.hybridize(True, **dict(net._flags))  # forget the graph of the variant before
+    expected = named._collect_params_with_prefix()
+    names = {name: name for name in arrays}
+    if not set(names) & set(expected):
+        # By prefix: exported, saved before Gluon 1.3, or a symbol checkpoint with its own word for running statistics.
+        expected = {name[len(named.prefix):]: p for name, p in named.collect_params().items()}
+        names = _without_prefix(arrays, expected)
+    names = {name: name_in_file for name, name_in_file in names.items() if name not in removed}
+    shown = _SHOWN.format(network_name(net))
+    missing = [name for name in expected if name not in names]
+    if missing:
+        raise ModelError(f'{shown}it has no {_some(missing)}')
+    extra = [name for name in names if name not in expected]
+    if extra:
+        raise ModelError(f'{shown}it has {_some(extra)} too')
+    for name, parameter in expected.items():
+        shape = arrays[names[name]].shape
+        if len(parameter.shape or shape) != len(shape) or \
+                any(due not in (0, -1, got) for due, got in zip(parameter.shape or shape, shape)):
+            raise ModelError(f'{shown}{name} has the shape {shape} in it, not {tuple(parameter.shape)}')
+    return [(parameter, names[name]) for name, parameter in expected.items()]
+
+
+def _load(net: Block, named: Block, path: str, arrays: Arrays, removed: frozenset, ctx: Contexts) -> None:
+    try:
+        pairs = fit(net, named, arrays, removed)
+    except ModelError as error:
+        raise ModelError(f'{path}: {error}') from None
+    if ctx is None:
+        ctx = next((p.list_ctx() for p, _ in pairs if p._data is not None or p._deferred_init), None)
+    for parameter, name in pairs:
+        data = mx.nd.array(arrays[name], dtype=parameter.dtype)
+        if parameter._data is None:
+            parameter._load_init(data, parameter.list_ctx() if parameter._deferred_init else ctx)
+        else:
+            parameter.set_data(data)
+
+
+def _blocks(block: Block):
+    yield block
+    for child in block._children.values():
+        yield from _blocks(child)
+
+
+def _without_prefix(arrays: Arrays, expected) -> Dict[str, str]:
+    plain = {}
+    for name in arrays:
+        short = name[4:] if name.startswith(('arg:', 'aux:')) else name
+        plain[short.replace('_moving_', '_running_')] = name
+    common = os.path.commonprefix(list(plain))
+    common = common[:common.rfind('_') + 1]
+    if not set(plain) & set(expected) and common:
+        plain = {name[len(common):]: name_in_file for name, name_in_file in plain.items()}
+    return plain
+
+
+def _some(names: List[str]) -> str:
+    return names[0] + (f' (and {len(names) - 1} more)' if len(names) > 1 else '')
+
+
+def network_name(net: Block) -> str:
+    """A network in a few words, for messages."""
+    if isinstance(net, Backbone):
+        return net.model
+    backbone = getattr(net, 'backbone', None)
+    name = type(net).__name__
+    return f'{name} with {backbone.model}' if isinstance(backbone, Backbone) else name
