@@ -1,7 +1,7 @@
-"""Faults provoked for real, and the README's table of what one sees then.
+"""Faults provoked for real, and the table in docs/faults.md of what one sees then.
 
     python -m tests.faults.table                      provoke all
-    python -m tests.faults.table --update-readme      provoke all, write the table between the markers in README.md
+    python -m tests.faults.table --update-readme      provoke all, write the table between the markers in docs/faults.md
     python -m tests.faults.table --check-readme       exit status 1 if it is not the table of these cases
 
 Every case is a command in a folder of its own, run as the shell would run it, but in a child of this process, which has
@@ -36,7 +36,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-README = os.path.join(ROOT, 'README.md')
+PAGE = os.path.join(ROOT, 'docs', 'faults.md')
 BEGIN, END = '<!-- faults:begin -->', '<!-- faults:end -->'
 DISK_SIZE = 24              # MB
 TIMEOUT = 120               # seconds a command
@@ -60,14 +60,14 @@ class Case:
     name : str
         For the test's name.
     wrong : str
-        What goes wrong, as the README says it; cases that share it share a line of the table.
+        What goes wrong, as the page says it; cases that share it share a line of the table.
     sees : str
         The whole line on stderr, with ... for what differs from machine to machine; where the status is 0, a line on
         stdout. Empty: nothing is said.
     status : int
         Exit status; negative: the signal that ended the process.
     kept : str
-        What is kept, as the README says it.
+        What is kept, as the page says it.
     words : list of str
         The command: a script or ``-m MODULE``, and its arguments.
     spoil : callable, optional
@@ -563,7 +563,7 @@ def provoke(names: Sequence[str] = ()) -> Dict[str, Dict[str, Any]]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The README
+# The page
 
 def table() -> str:
     """The cases as Markdown."""
@@ -595,11 +595,11 @@ def main(argv: Optional[List[str]] = None) -> int:
         with open(opt.result, 'w', encoding='utf-8') as file:
             json.dump(found, file)
         return 0
-    with open(README, encoding='utf-8') as file:
+    with open(PAGE, encoding='utf-8') as file:
         text = file.read()
     if opt.check_readme:
         if with_table(text) != text:
-            print('README.md: the table of faults is not that of the tests; run python -m tests.faults.table '
+            print('docs/faults.md: the table of faults is not that of the tests; run python -m tests.faults.table '
                   '--update-readme', file=sys.stderr)
         return int(with_table(text) != text)
     found = provoke(opt.only.split(',') if opt.only else ())
@@ -611,7 +611,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     if left_out:
         print(f'left out, because no small disk can be mounted here: {", ".join(left_out)}')
     if opt.update_readme and not problems:
-        with open(README, 'w', encoding='utf-8') as file:
+        with open(PAGE, 'w', encoding='utf-8') as file:
             file.write(with_table(text))
     return int(bool(problems))
 
