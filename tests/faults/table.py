@@ -285,7 +285,9 @@ CASES = [
     Case('checkpoint-pickle', 'the checkpoint is a pickle with code in it', NOT_WHOLE, 1, 'the code is not run', RESUME,
          write(CHECKPOINT, b"cposix\nmkdir\n(S'ran'\ntR."), intact=(CHECKPOINT, LOG), after=not_run),
     Case('checkpoint-flags', 'resumed with other flags', f'train_margin.py: --margin is 0.3, but {CHECKPOINT} was made '
-         'with 0.2', 2, 'log and models', [*RESUME, '--margin', '0.3'], intact=(CHECKPOINT, LOG)),
+         'with 0.2. A run can go on with more --epochs or --number-of-runs, other paths, --gpus and --num-workers; to '
+         'train its weights further with other flags, start anew with --pretrained FILE.params', 2, 'log and models',
+         [*RESUME, '--margin', '0.3'], intact=(CHECKPOINT, LOG)),
     Case('checkpoint-script', 'resumed by another script', f'train_liftedstruct.py: {CHECKPOINT} was made by '
          'train_margin.py', 1, 'log and models',
          ['train_liftedstruct.py', *TRAIN[1:], '--load-checkpoint', CHECKPOINT, *ELSEWHERE], intact=(CHECKPOINT, LOG)),
