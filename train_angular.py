@@ -1,7 +1,7 @@
 """Angular loss (Wang et al., "Deep Metric Learning with Angular Loss", arXiv:1708.01682).
 
-Bounds the angle at the negative of the triangle anchor, positive, negative, which does not depend on scale as a margin
-between distances does. Batches of pairs, as for the N-pair loss.
+Anchor, positive and negative form a triangle. The loss bounds its angle at the negative. Unlike a margin between
+distances, an angle does not depend on scale. Batches consist of pairs, as for the N-pair loss.
 
     python train_angular.py --dataset CUB --data-path DIR
     python train_angular.py --dataset GLYPHS --model convnet --image-size 32 --lr 1e-3

@@ -1,7 +1,7 @@
 """Structured clustering (Oh Song et al., "Deep Metric Learning via Facility Location", arXiv:1612.01213).
 
-The best clustering of the batch, made as wrong as it can be by rewarding disagreement with the classes, may not score
-better than the clustering by class.
+The clustering of the batch by class must score better than any other clustering, by a margin. The margin is larger the
+more the other clustering differs from the classes. The loss looks for the one that violates this most.
 
     python train_clusterloss.py --dataset CUB --data-path DIR
     python train_clusterloss.py --dataset GLYPHS --model convnet --image-size 32

@@ -1,9 +1,9 @@
 """Discriminative loss (Do et al., "A Theoretically Sound Upper Bound on the Triplet Loss for Improving the Efficiency
 of Deep Distance Metric Learning", arXiv:1904.08720).
 
-The triplet loss is bounded from above by distances to fixed class centroids, the one-hot vectors; that takes B x C
-distances instead of B^3 triplets. Both the C-dimensional output (published) and the layer of --embed-dim numbers before
-it are evaluated; the first chooses the best epoch.
+Each class has a fixed centre, a one-hot vector. Distances to the centres bound the triplet loss from above. This takes
+B x C distances instead of B^3 triplets. The output (C numbers, published) and the layer before it (--embed-dim numbers)
+are both evaluated. The output chooses the best epoch.
 
     python train_discriminative.py --dataset CUB --data-path DIR
     python train_discriminative.py --dataset GLYPHS --model convnet --image-size 32

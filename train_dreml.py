@@ -1,8 +1,9 @@
 """Randomised ensembles, DREML (Xuan et al., "Deep Randomized Ensembles for Metric Learning", arXiv:1808.04469).
 
-Each of L networks learns to tell apart D meta-classes, into which the classes were thrown at random. One such network
-knows little; side by side their small embeddings make a good one. Members are trained one after another and saved as
-they finish; recall is logged as the ensemble grows, and an interrupted run goes on at the member it had reached.
+For each of L networks, the classes are put at random into D meta-classes. The network learns to tell these apart. One
+network alone knows little. The embeddings of all, joined, make a good one. The networks are trained one after another,
+and each is saved when it is done. Recall is logged as the ensemble grows. An interrupted run goes on with the network
+that it had reached.
 
     python train_dreml.py --dataset CUB --data-path DIR
     python train_dreml.py --dataset GLYPHS --model convnet --image-size 32 -L 6

@@ -1,7 +1,7 @@
 """Lifted structured embedding (Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding",
 arXiv:1511.06452).
 
-Every positive pair of the batch is set against all negatives of both its ends at once, through a smooth maximum: no
+Every positive pair of the batch is compared with all negatives of both its images, through a smooth maximum. No
 negative needs to be chosen.
 
     python train_liftedstruct.py --dataset CUB --data-path DIR

@@ -1,8 +1,8 @@
 """Margin loss with distance-weighted sampling (Wu et al., "Sampling Matters in Deep Embedding Learning",
 arXiv:1706.07567).
 
-A pair of one class should be closer than beta - alpha, a pair of two classes farther than beta + alpha, and beta is
-learned for every class. Negatives are drawn so that all distances are seen alike, not just the common ones.
+A pair of one class should be closer than beta - alpha, and a pair of two classes farther than beta + alpha. Every class
+learns its own beta. Negatives are drawn so that all distances occur equally often, not just the common ones.
 
     python train_margin.py --dataset CUB --data-path DIR
     python train_margin.py --dataset GLYPHS --model convnet --image-size 32

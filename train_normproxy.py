@@ -1,7 +1,7 @@
 """Normalised softmax (Zhai and Wu, "Classification is a Strong Baseline for Deep Metric Learning", arXiv:1811.12649).
 
-Plain classification, with embeddings and class weights (the proxies) scaled to length 1, a sharp temperature, layer
-normalisation and dropout. The published figures use --embed-dim 2048.
+This is plain classification. Embeddings and class weights (the proxies) are scaled to length 1. The temperature is low.
+The head has layer normalisation and dropout. The published figures use --embed-dim 2048.
 
     python train_normproxy.py --dataset CUB --data-path DIR
     python train_normproxy.py --dataset GLYPHS --model convnet --image-size 32
@@ -68,7 +68,7 @@ def build(opt, data, ctx):
     loss = NormProxyLoss(classes, dim, temperature=opt.temperature, label_smooth=opt.label_smooth,
                          static=opt.static_proxies)
     unit = L2Normalization() if opt.similarity == 'cosine' else (lambda x: x)
-    # Head and proxies find their place before the backbone starts to move.
+    # The head and the proxies learn first; the backbone follows.
     groups = [param_group(opt, net.head.collect_params()),
               param_group(opt, loss.collect_params()),
               param_group(opt, net.backbone.collect_params(), frozen_epochs=opt.start_epoch)]

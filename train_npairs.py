@@ -1,7 +1,7 @@
 """Multi-class N-pair loss (Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016).
 
-A batch holds one pair of each of N classes. Every anchor has to pick its own positive among all N, by inner product:
-a softmax over the batch.
+A batch holds one pair of each of N classes. The loss is a softmax over the batch: by inner product, every anchor has to
+pick its own positive among all N.
 
     python train_npairs.py --dataset CUB --data-path DIR
     python train_npairs.py --dataset GLYPHS --model convnet --image-size 32

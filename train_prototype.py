@@ -1,7 +1,7 @@
 """Prototypical networks (Snell et al., "Prototypical Networks for Few-shot Learning", arXiv:1703.05175).
 
-A batch is an episode: for each of nc classes, ns support images whose mean is the class's prototype, and nq queries
-that are classified by their distance to the prototypes.
+A batch is an episode of nc classes. Each class has ns support images and nq queries. The mean of the support images is
+the prototype of the class. The queries are classified by their distances to the prototypes.
 
     python train_prototype.py --dataset CUB --data-path DIR
     python train_prototype.py --dataset GLYPHS --model convnet --image-size 32

@@ -2,7 +2,7 @@
 arXiv:1703.07464).
 
 Every class has a proxy, a learned point. Images are compared with proxies instead of with each other, so nothing has
-to be sampled or mined. --loss chooses what is made of the distances: NCA, softmax, triplets or the margin loss.
+to be sampled or mined. --loss chooses the loss that is computed from the distances: NCA, softmax, triplet or margin.
 
     python train_proxy.py --dataset CUB --data-path DIR
     python train_proxy.py --dataset GLYPHS --model convnet --image-size 32 --loss triplet

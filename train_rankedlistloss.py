@@ -1,7 +1,7 @@
 """Ranked list loss (Wang et al., "Ranked List Loss for Deep Metric Learning", arXiv:1903.03238).
 
-Every image of the batch is a query. Its positives are drawn into a ball of radius alpha - m, its negatives pushed out
-of the larger one of radius alpha, those that intrude deepest with the greatest weight.
+Every image of the batch is a query. Its positives are pulled into a ball of radius alpha - m around it. Its negatives
+are pushed out of a larger ball of radius alpha. The nearest negatives have the greatest weight.
 
     python train_rankedlistloss.py --dataset CUB --data-path DIR
     python train_rankedlistloss.py --dataset GLYPHS --model convnet --image-size 32

@@ -1,7 +1,8 @@
 """Triplet loss with semi-hard negatives (Schroff et al., "FaceNet", arXiv:1503.03832).
 
 An anchor should be closer to its positive than to any negative, by a margin. The negative of a pair is the nearest one
-that is farther than the positive: the hardest would make the network collapse, most others teach nothing.
+that is farther away than the positive. The hardest negatives would make the network collapse. Most others teach
+nothing.
 
     python train_triplet_semihard.py --dataset CUB --data-path DIR
     python train_triplet_semihard.py --dataset GLYPHS --model convnet --image-size 32

@@ -1,4 +1,4 @@
-"""The Makefile and the requirement files, without a network: Python, venv and pip are stand-ins that keep a diary."""
+"""The Makefile and the requirement files, without a network: Python, venv and pip are stand-ins that note each call."""
 from __future__ import annotations
 
 import os

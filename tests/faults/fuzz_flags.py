@@ -1,9 +1,9 @@
-"""Random flags for all twelve scripts, on real images: whatever they are, the script trains, or says why not.
+"""Random flags for all scripts, on real images: the script trains, or says why it cannot.
 
     python -m tests.faults.fuzz_flags [--count 500] [--seed 0]
 
-Each command has some flags of its script, with values that make sense, that hardly do, and that are none. It must end
-with exit status 0, or with 1 or 2 and one line on stderr.
+Each command has a few flags of its script. Their values are sensible, extreme or invalid. The command must end with
+exit status 0, or with 1 or 2 and one line on stderr.
 """
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ VALUES = ['0', '1', '2', '3', '4', '7', '16', '17', '99', '-1', '-4', '0.3', '0.
           'x', 'None', '1,2', '-', '--', '1_0', '\u0661']
 SENSIBLE = ['1', '2', '4']
 DATA = ['--dataset', 'miniCUB', '--data-path', 'tree', '--resize', '18', '--batch-size', '8', '--num-workers', '1']
-# What lets a script train on eight classes of eight images, if nothing else is said.
+# With these, the script can train on eight classes of eight images.
 FITTING = {'train_prototype.py': ['--nc', '2', '--ns', '2', '--nq', '2'], 'train_dreml.py': ['-L', '2', '-D', '3']}
-# Flags that say where, of which the tests of full disks and wrong paths are; or that would only make it long.
+# Flags of places, which other tests cover, and flags that only make a run longer.
 LEFT_OUT = {'help', 'results_dir', 'data_path', 'logfile', 'log_postfix', 'save_model_prefix', 'load_checkpoint',
             'cache', 'dataset', 'pretrained', 'num_workers', 'epochs', 'kvstore', 'model', 'number_of_runs',
             'image_size', 'resize'}
 
 
 def flags_of(script: str) -> List[argparse.Action]:
-    """The flags of a script, that can be given random values."""
+    """The flags of a script that get random values."""
     from common.args import TrainingParser
     parsers = []
 

@@ -1,12 +1,12 @@
-"""Mutated pictures through the real loader: each is decoded or refused by name, and nothing else comes to harm.
+"""Damaged pictures through the real loader: each is decoded, or refused by name. Nothing else is affected.
 
     python -m tests.faults.fuzz_images [--count 10000] [--seed 0] [--keep FOLDER]
 
-JPEGs and PNGs of many kinds are mutated (bits flipped, cut off, blocks overwritten, removed and repeated, absurd sizes,
-PNG chunks inserted with right checksums, decompression bombs), mixed with pictures that are fine, and loaded by a
-process of its own, `GROUP` at a time. Checked for every group: the process ends by itself, in time and without a crash;
-its memory stays below `MEMORY`; every picture is either delivered, in order and with its label, or reported once; all
-good ones are delivered, with their pixels.
+JPEGs and PNGs of many kinds are damaged: bits flipped, cut off, blocks overwritten, removed and repeated, absurd sizes,
+PNG chunks inserted with right checksums, decompression bombs. They are mixed with good pictures. A separate process
+loads `GROUP` of them at a time. Checked for every group: the process ends by itself, in time and without a crash. Its
+memory stays below `MEMORY`. Every picture is either delivered, in order and with its label, or reported once. All good
+ones are delivered, with their pixels.
 """
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ moment, resumed with --load-checkpoint, killed again, up to `CHAIN` times, and t
 metrics and log (apart from times) must be those of an undisturbed run, bit by bit; after every kill the checkpoint must
 be whole; at the end no temporary file and no lock may be left. Then the next run, until all kills are done.
 
-Moments (`MOMENTS`): at any time since the start of the process; just before a file is opened, renamed, cut or removed;
-some milliseconds after a checkpoint or a network began to be written; in the middle of a line of the log; some
-milliseconds after an evaluation began. All but the first are chosen by the process that is to die.
+The moments (`MOMENTS`) are: any time after the start of the process; just before a file is opened, renamed, cut or
+removed; some milliseconds after the writing of a checkpoint or a network began; the middle of a line of the log; some
+milliseconds after an evaluation began. The process itself chooses the moment, except the first kind.
 """
 from __future__ import annotations
 

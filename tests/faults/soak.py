@@ -2,10 +2,10 @@
 
     python -m tests.faults.soak [--iterations 3000] [--every 100]
 
-Trains a small network for so many iterations with an evaluation after every so many. Resident memory may grow by less
-than `GROWTH` after the first `SETTLED` iterations; when the run is over, the process must have no more threads and open
-files than before, and no child; when the process is over, the machine must have no more shared memory or temporary
-files.
+Trains a small network for --iterations, with an evaluation after each --every of them. After the first `SETTLED`
+iterations, resident memory must grow by less than `GROWTH`. When the run is over, the process must have no child, and
+no more threads and open files than before. When the process is over, the machine must have no more shared memory and
+temporary files than before.
 """
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def child(folder: str, iterations: int, every: int) -> None:
 
 
 def run(iterations: int = 3000, every: int = 100) -> Dict[str, Any]:
-    """Trains in a process of its own, and looks at what it leaves.
+    """Trains in a separate process, and checks what it leaves behind.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def run(iterations: int = 3000, every: int = 100) -> Dict[str, Any]:
     Raises
     ------
     AssertionError
-        If something is left behind. (Of the memory the caller is the judge.)
+        If something is left behind. (The caller checks the memory.)
     """
     from tests.tiny import make_tree
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as temporary:

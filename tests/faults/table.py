@@ -1,13 +1,13 @@
-"""Faults provoked for real, and the README's table of what one sees then.
+"""Faults provoked for real, and the table in docs/faults.md of what one sees then.
 
     python -m tests.faults.table                      provoke all
-    python -m tests.faults.table --update-readme      provoke all, write the table between the markers in README.md
+    python -m tests.faults.table --update-readme      provoke all, write the table between the markers in docs/faults.md
     python -m tests.faults.table --check-readme       exit status 1 if it is not the table of these cases
 
-Every case is a command in a folder of its own, run as the shell would run it, but in a child of this process, which has
-the imports done. Its exit status, its one line and the files that must have survived are checked; tests/faults/
-test_table.py does the same in the test suite. Full disks are a small tmpfs in a mount namespace of our own; where the
-system does not allow one, those cases are left out by name.
+Every case is a command in its own folder. It runs as the shell would run it, but in a child of this process, because
+the imports are done here. Checked are its exit status, its one line of output, and the files that must be unchanged. In
+the test suite, tests/faults/test_table.py does the same. A full disk is a small tmpfs in a mount namespace. Where the
+system allows none, these cases are left out, and their names are printed.
 """
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-README = os.path.join(ROOT, 'README.md')
+PAGE = os.path.join(ROOT, 'docs', 'faults.md')
 BEGIN, END = '<!-- faults:begin -->', '<!-- faults:end -->'
 DISK_SIZE = 24              # MB
 TIMEOUT = 120               # seconds a command
@@ -60,14 +60,14 @@ class Case:
     name : str
         For the test's name.
     wrong : str
-        What goes wrong, as the README says it; cases that share it share a line of the table.
+        What goes wrong, as the page says it; cases that share it share a line of the table.
     sees : str
         The whole line on stderr, with ... for what differs from machine to machine; where the status is 0, a line on
         stdout. Empty: nothing is said.
     status : int
         Exit status; negative: the signal that ended the process.
     kept : str
-        What is kept, as the README says it.
+        What is kept, as the page says it.
     words : list of str
         The command: a script or ``-m MODULE``, and its arguments.
     spoil : callable, optional
@@ -111,7 +111,7 @@ class Case:
 # Damage
 
 def cut(path: str, fraction: float = 0.7) -> Callable[[], None]:
-    """Takes away the end of a file."""
+    """Cuts off the end of a file."""
     return lambda: os.truncate(path, int(os.path.getsize(path) * fraction))
 
 
@@ -127,7 +127,7 @@ def flip(path: str, fraction: float = 0.5) -> Callable[[], None]:
 
 
 def write(path: str, content: bytes) -> Callable[[], None]:
-    """Puts a file in place of another."""
+    """Replaces a file."""
     def spoil() -> None:
         os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
         with open(path, 'wb') as file:
@@ -187,26 +187,26 @@ def resumes() -> None:
 
 
 def events(path: str) -> List[str]:
-    """What the lines of a log tell."""
+    """The events of a log, in order."""
     with open(path, encoding='utf-8') as file:
         return [json.loads(line)['event'] for line in file]
 
 
 def logged(event: str, script: str = 'train_margin') -> Callable[[], None]:
-    """The log of the run says so, once."""
+    """The log of the run has this event, once."""
     def after() -> None:
         assert events(f'other/logs/{script}_miniCUB_convnet.jsonl').count(event) == 1
     return after
 
 
 def loadable(path: str) -> Callable[[], None]:
-    """There is a whole checkpoint."""
+    """The checkpoint can be loaded."""
     from common.training import checkpoint
     return lambda: checkpoint.load(path)
 
 
 def nothing_in(folder: str, *but: str) -> Callable[[], None]:
-    """Nothing is left in a folder, but for locks."""
+    """Nothing is left in a folder except locks."""
     def after() -> None:
         found = [os.path.join(where, name) for where, _, names in os.walk(folder) for name in names
                  if name not in ('lock', 'filler', *but) and not name.endswith('.lock')]
@@ -285,7 +285,9 @@ CASES = [
     Case('checkpoint-pickle', 'the checkpoint is a pickle with code in it', NOT_WHOLE, 1, 'the code is not run', RESUME,
          write(CHECKPOINT, b"cposix\nmkdir\n(S'ran'\ntR."), intact=(CHECKPOINT, LOG), after=not_run),
     Case('checkpoint-flags', 'resumed with other flags', f'train_margin.py: --margin is 0.3, but {CHECKPOINT} was made '
-         'with 0.2', 2, 'log and models', [*RESUME, '--margin', '0.3'], intact=(CHECKPOINT, LOG)),
+         'with 0.2. A run can go on with more --epochs or --number-of-runs, other paths, --gpus and --num-workers; to '
+         'train its weights further with other flags, start anew with --pretrained FILE.params', 2, 'log and models',
+         [*RESUME, '--margin', '0.3'], intact=(CHECKPOINT, LOG)),
     Case('checkpoint-script', 'resumed by another script', f'train_liftedstruct.py: {CHECKPOINT} was made by '
          'train_margin.py', 1, 'log and models',
          ['train_liftedstruct.py', *TRAIN[1:], '--load-checkpoint', CHECKPOINT, *ELSEWHERE], intact=(CHECKPOINT, LOG)),
@@ -345,9 +347,9 @@ CASES = [
 # Running one
 
 def run_command(words: List[str], case: Optional[Case] = None, stdout: str = 'stdout') -> int:
-    """Runs a command as the shell would, in the current folder; its output goes to files; gives its exit status.
+    """Runs a command as the shell would, in the current folder. Returns its exit status. Its output goes to files.
 
-    It is a child of this process, because importing MXNet anew would take longer than all else.
+    It is a child of this process, because importing MXNet again would take most of the time.
     """
     lines_before = count_lines(LOG)
     child = os.fork()
@@ -380,7 +382,7 @@ def run_command(words: List[str], case: Optional[Case] = None, stdout: str = 'st
 
 
 def prepare() -> None:
-    """Imports once, for all commands, what takes long."""
+    """Imports once what takes long to import."""
     sys.path.insert(0, ROOT)
     import matplotlib.figure  # noqa: F401
     import requests  # noqa: F401
@@ -444,7 +446,7 @@ class World:
     folder : str
         An empty one.
     disk : bool
-        May there be small disks?
+        Whether small disks can be mounted.
     """
 
     def __init__(self, folder: str, disk: bool):
@@ -528,7 +530,7 @@ def fill(folder: str, leave: int) -> None:
 
 
 def run_all(names: Sequence[str], disk: bool) -> Dict[str, Dict[str, Any]]:
-    """Provokes faults (no names: all); for each case that had not to be left out its ``problem``, or None."""
+    """Provokes the named faults, or all. Returns for each case that could run its ``problem``, or None."""
     prepare()
     found: Dict[str, Dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -539,14 +541,14 @@ def run_all(names: Sequence[str], disk: bool) -> Dict[str, Dict[str, Any]]:
             start, problem = time.time(), None
             try:
                 world.run(case)
-            except Exception as error:      # also of the checks themselves: the other cases go on
+            except Exception as error:      # a bug in a check, too, must not stop the other cases
                 problem = f'{type(error).__name__}: {error}'
             found[case.name] = {'problem': problem, 'seconds': time.time() - start}
     return found
 
 
 def provoke(names: Sequence[str] = ()) -> Dict[str, Dict[str, Any]]:
-    """:func:`run_all` in a process of its own, that may mount small disks where the system allows it."""
+    """:func:`run_all` in its own process, which can mount small disks if the system allows it."""
     command = [sys.executable, '-m', 'tests.faults.table', '--run', ','.join(names)]
     environment = dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='agg')
     with tempfile.TemporaryDirectory() as folder:
@@ -563,7 +565,7 @@ def provoke(names: Sequence[str] = ()) -> Dict[str, Dict[str, Any]]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The README
+# The page
 
 def table() -> str:
     """The cases as Markdown."""
@@ -595,11 +597,11 @@ def main(argv: Optional[List[str]] = None) -> int:
         with open(opt.result, 'w', encoding='utf-8') as file:
             json.dump(found, file)
         return 0
-    with open(README, encoding='utf-8') as file:
+    with open(PAGE, encoding='utf-8') as file:
         text = file.read()
     if opt.check_readme:
         if with_table(text) != text:
-            print('README.md: the table of faults is not that of the tests; run python -m tests.faults.table '
+            print('docs/faults.md: the table of faults is not that of the tests; run python -m tests.faults.table '
                   '--update-readme', file=sys.stderr)
         return int(with_table(text) != text)
     found = provoke(opt.only.split(',') if opt.only else ())
@@ -611,7 +613,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     if left_out:
         print(f'left out, because no small disk can be mounted here: {", ".join(left_out)}')
     if opt.update_readme and not problems:
-        with open(README, 'w', encoding='utf-8') as file:
+        with open(PAGE, 'w', encoding='utf-8') as file:
             file.write(with_table(text))
     return int(bool(problems))
 

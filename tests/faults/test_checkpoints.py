@@ -1,4 +1,4 @@
-"""Checkpoints with any bit flipped, and such that are whole files and yet wrong: of another script, or a stranger's."""
+"""Checkpoints with a flipped bit, and whole files with wrong content: of another script, or made by a stranger."""
 import json
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Random words on the command line of everything that has one: help, or one line that says what is wrong."""
+"""Random words as flags of every command: it prints its help, or one line that says what is wrong."""
 import argparse
 import contextlib
 import importlib

@@ -1,4 +1,4 @@
-"""Each fault of the README's table, provoked for real."""
+"""Each fault of the table in docs/faults.md, provoked for real."""
 import pytest
 
 from tests.faults import table
@@ -17,8 +17,8 @@ def test_fault(outcomes, name):
     assert outcomes[name]['problem'] is None
 
 
-def test_readme_has_the_table():
-    with open(table.README, encoding='utf-8') as file:
+def test_page_has_the_table():
+    with open(table.PAGE, encoding='utf-8') as file:
         text = file.read()
     assert table.with_table(text) == text, 'run python -m tests.faults.table --update-readme'
 

@@ -1,4 +1,4 @@
-"""Training with several processes: the same steps on all workers, and an end without remains whatever dies."""
+"""Training with several processes: all workers take the same steps, and if one dies, nothing is left running."""
 import contextlib
 import json
 import os
@@ -70,7 +70,7 @@ main(script.parse_args, train)
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
-    """Also where a test fails before it waits for the end of what it started."""
+    """Also if a test fails before it waits for the processes that it started."""
     yield
     while Job.started:
         job = Job.started.pop()

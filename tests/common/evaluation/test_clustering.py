@@ -113,7 +113,7 @@ def test_skipped_work_changes_nothing():
 
 
 def test_swaps_lower_the_inertia():
-    """Two centres in one blob and one for two blobs: no step of Lloyd's algorithm mends that, a swap does."""
+    """Two centres in one blob and one for two blobs: Lloyd's algorithm cannot repair that, a swap can."""
     x = np.concatenate([np.random.RandomState(i).randn(30, 2) * 0.1 + 10 * np.array([i, 0]) for i in range(4)])
     x = x.astype(np.float32)
     state = Lloyd(x, np.array([[-.1, 0], [.1, 0], [10, 0], [25, 0]], np.float32))

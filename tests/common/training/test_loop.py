@@ -91,7 +91,7 @@ def test_log_of_a_run(tree, tmp_path):
 
 
 def test_the_second_run_is_the_first_run_of_the_next_seed(tree, tmp_path):
-    """A fresh start: network, loss parameters, generators and learning rates of run 2 owe nothing to run 1."""
+    """Run 2 starts afresh: its network, loss parameters, generators and learning rates do not depend on run 1."""
     training.run(margin(tree, tmp_path / 'two', '--number-of-runs', '2'), train_margin.build)
     training.run(margin(tree, tmp_path / 'one', '--seed', '124'), train_margin.build)
     second = [e for e in timeless(only(tmp_path / 'two', '.jsonl')) if e.get('run') == 2 and e['event'] == 'epoch']
