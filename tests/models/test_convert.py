@@ -207,8 +207,8 @@ def test_plain_gluon_loads_a_converted_resnet(resnet, tmp_path):
 # the command line
 
 
-def fails(capsys, source, model, target, *words):
-    assert weights.main(['convert', str(source), '--model', model, '-o', str(target)]) == 1
+def fails(capsys, source, model, target, *words, status=1):
+    assert weights.main(['convert', str(source), '--model', model, '-o', str(target)]) == status
     out, err = capsys.readouterr()
     assert out == '' and err.count('\n') == 1 and err.endswith('\n')
     for word in words:
@@ -225,7 +225,7 @@ def test_errors_are_one_line(resnet, inception, tmp_path, capsys):
     fails(capsys, tmp_path / 'r.pth', 'resnet18_v1b', out, 'r.pth', 'resnet18_v1b')
     fails(capsys, tmp_path / 'i.pth', 'resnet50_v2', out, 'i.pth', '--model inception-bn')
     fails(capsys, tmp_path / 'none.pth', 'inception-bn', out, 'none.pth')
-    fails(capsys, tmp_path / 'r.pth', 'nonsense', out, 'no such network')
+    fails(capsys, tmp_path / 'r.pth', 'nonsense', out, 'no such network', status=2)
     fails(capsys, tmp_path / 'r.pth', 'resnet50_v1b', tmp_path / 'no' / 'out.params', 'No such file')
     short = dict(inception)
     del short['inception_4c_3x3.weight']
