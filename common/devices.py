@@ -9,6 +9,14 @@ from common.errors import UsageError
 from common.runtime import gpu_problem
 
 
+def describe_contexts(contexts: List[mx.Context], gpus: Union[str, List[mx.Context]]) -> str:
+    """Which devices these are, in words: ``GPU 0, 1``; for the CPU, also whether `--gpus` had asked for GPUs."""
+    if contexts == [mx.cpu(0)]:
+        return 'the CPU' + (' (no GPU was found that MXNet can use)' if str(gpus).strip() == '-1' else '')
+    kind = 'GPU' if all(context.device_type == 'gpu' for context in contexts) else 'CPU'
+    return f'{kind} {", ".join(str(context.device_id) for context in contexts)}'
+
+
 def get_contexts(gpus: Union[str, List[mx.Context]]) -> List[mx.Context]:
     """Contexts named by `--gpus`.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 
+from models.loading import load_head
+
 
 class L2Normalization(HybridBlock):
     r"""Scales every row to unit length.
@@ -66,7 +68,7 @@ class PixelNormalization(HybridBlock):
 
 
 class EmbeddingNet(HybridBlock):
-    """Backbone and head.
+    """Backbone and head. Where the backbone's weights came with a head (--pretrained), what fits of that is loaded too.
 
     Parameters
     ----------
@@ -98,6 +100,8 @@ class EmbeddingNet(HybridBlock):
                 embed_dim, in_units=getattr(backbone, 'features_dim', None) or 0,
                 weight_initializer=mx.init.Xavier(magnitude=0.2))
             self.l2 = L2Normalization() if normalize else None
+        if getattr(backbone, 'pretrained_head', None):
+            load_head(self.head, backbone)
 
     def hybrid_forward(self, F, x):
         x = self.head(self.backbone(self.pixels(x)))

@@ -6,9 +6,10 @@ what it had, and the interpreter lives.
 from __future__ import annotations
 
 import os
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 import mxnet as mx
+import numpy as np
 from mxnet.gluon import Block, Parameter
 
 from common.files import hash_file
@@ -60,18 +61,34 @@ def load_parameters(net: Block, path: str, ctx: Contexts = None) -> None:
 def load_pretrained(backbone: Backbone, pretrained: str) -> None:
     """Loads `pretrained` (``auto`` or a file) and notes file, hash and source in ``backbone.weights``.
 
-    The classifier's parameters in the file are passed over. The file of a whole `EmbeddingNet` will do too.
+    The classifier's parameters in the file are passed over. The file of a whole `EmbeddingNet` will do too; its head is
+    kept in ``backbone.pretrained_head`` for :func:`load_head`.
     """
     auto = pretrained == 'auto'
     path = find(backbone.model) if auto else os.path.expanduser(pretrained)
     arrays = paramfile.read(path)
     start = 'backbone.'
-    if any(name.startswith(start) for name in arrays):
-        arrays = {name[len(start):]: array for name, array in arrays.items() if name.startswith(start)}
-        _load(backbone, backbone, path, arrays, frozenset(), None)
+    whole = any(name.startswith(start) for name in arrays)
+    if whole:
+        _load(backbone, backbone, path, _below(start, arrays), frozenset(), None)
     else:
         _load(backbone, backbone.named, path, arrays, backbone.removed, None)
-    backbone.weights = {'file': path, 'sha256': hash_file(path), 'source': 'published' if auto else 'file'}
+    backbone.pretrained_head = _below('head.', arrays) if whole else {}
+    backbone.weights = {'file': path, 'sha256': hash_file(path), 'source': 'published' if auto else 'file',
+                        'taken': 'backbone'}
+
+
+def load_head(head: Block, backbone: Backbone) -> None:
+    """Loads what fits `head` of the head that came with the backbone's weights; notes it in ``backbone.weights``."""
+    head.infer_shape(mx.nd.zeros((1, backbone.features_dim)))    # so that no layer takes an array of any length
+    own = head._collect_params_with_prefix()
+    fitting = {name: array for name, array in backbone.pretrained_head.items()
+               if name in own and _fits(own[name], array)}
+    if fitting:
+        contexts = next(iter(backbone.collect_params().values())).list_ctx()
+        _fill([(own[name], array) for name, array in fitting.items()], contexts)
+        backbone.weights['taken'] += ' and head' if len(fitting) == len(own) else \
+            f' and {len(fitting)} of the {len(own)} arrays of the head'
 
 
 def fit(net: Block, named: Block, arrays: Arrays, removed: frozenset = frozenset()) -> List[Tuple[Parameter, str]]:
@@ -96,6 +113,9 @@ def fit(net: Block, named: Block, arrays: Arrays, removed: frozenset = frozenset
         # By prefix: exported, saved before Gluon 1.3, or a symbol checkpoint with its own word for running statistics.
         expected = {name[len(named.prefix):]: p for name, p in named.collect_params().items()}
         names = _without_prefix(arrays, expected)
+        if not set(names) & set(expected):
+            # An export of a network whose parts were made apart, as an EmbeddingNet's backbone: several prefixes.
+            expected, names = _numbered_anew(named.collect_params()), _numbered_anew(names)
     names = {name: name_in_file for name, name_in_file in names.items() if name not in removed}
     shown = _SHOWN.format(network_name(net))
     missing = [name for name in expected if name not in names]
@@ -105,10 +125,9 @@ def fit(net: Block, named: Block, arrays: Arrays, removed: frozenset = frozenset
     if extra:
         raise ModelError(f'{shown}it has {_some(extra)} too')
     for name, parameter in expected.items():
-        shape = arrays[names[name]].shape
-        if len(parameter.shape or shape) != len(shape) or \
-                any(due not in (0, -1, got) for due, got in zip(parameter.shape or shape, shape)):
-            raise ModelError(f'{shown}{name} has the shape {shape} in it, not {tuple(parameter.shape)}')
+        array = arrays[names[name]]
+        if not _fits(parameter, array):
+            raise ModelError(f'{shown}{name} has the shape {array.shape} in it, not {tuple(parameter.shape)}')
     return [(parameter, names[name]) for name, parameter in expected.items()]
 
 
@@ -119,12 +138,25 @@ def _load(net: Block, named: Block, path: str, arrays: Arrays, removed: frozense
         raise ModelError(f'{path}: {error}') from None
     if ctx is None:
         ctx = next((p.list_ctx() for p, _ in pairs if p._data is not None or p._deferred_init), None)
-    for parameter, name in pairs:
-        data = mx.nd.array(arrays[name], dtype=parameter.dtype)
+    _fill([(parameter, arrays[name]) for parameter, name in pairs], ctx)
+
+
+def _fits(parameter: Parameter, array: np.ndarray) -> bool:
+    shape = parameter.shape or array.shape      # None or 0: not known yet
+    return len(shape) == array.ndim and all(due in (0, -1, got) for due, got in zip(shape, array.shape))
+
+
+def _fill(pairs: List[Tuple[Parameter, np.ndarray]], ctx: Contexts) -> None:
+    for parameter, array in pairs:
+        data = mx.nd.array(array, dtype=parameter.dtype)
         if parameter._data is None:
             parameter._load_init(data, parameter.list_ctx() if parameter._deferred_init else ctx)
         else:
             parameter.set_data(data)
+
+
+def _below(start: str, arrays: Arrays) -> Arrays:
+    return {name[len(start):]: array for name, array in arrays.items() if name.startswith(start)}
 
 
 def _blocks(block: Block):
@@ -143,6 +175,16 @@ def _without_prefix(arrays: Arrays, expected) -> Dict[str, str]:
     if not set(plain) & set(expected) and common:
         plain = {name[len(common):]: name_in_file for name, name_in_file in plain.items()}
     return plain
+
+
+def _numbered_anew(named: Mapping[str, Any]) -> Dict[str, Any]:
+    """`named` with the first word of each name (convnet7 of convnet7_conv0_weight) numbered from 0 in its kind."""
+    kinds: Dict[str, List[Tuple[int, str]]] = {}
+    for word in {name.split('_')[0] for name in named}:
+        kind = word.rstrip('0123456789')
+        kinds.setdefault(kind, []).append((int(word[len(kind):] or 0), word))
+    new = {word: f'{kind}{i}' for kind, words in kinds.items() for i, (_, word) in enumerate(sorted(words))}
+    return {new[name.split('_')[0]] + name[len(name.split('_')[0]):]: value for name, value in named.items()}
 
 
 def _some(names: List[str]) -> str:

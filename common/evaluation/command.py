@@ -12,7 +12,7 @@ import numpy as np
 
 from common.args import main
 from common.command import CommandParser
-from common.devices import get_contexts
+from common.devices import describe_contexts, get_contexts
 from common.evaluation import saved_model
 from common.evaluation.embeddings_file import ARRAYS, load_embeddings
 from common.evaluation.metrics import DEFAULT_KS, SOP_KS, evaluate
@@ -124,6 +124,7 @@ def describe_scores(name: str, arrays: Dict[str, np.ndarray], metrics: Dict[str,
 
 def run(opt: argparse.Namespace) -> List[Dict]:
     """Does what the flags ask for; returns one record for each embedding that was scored."""
+    print(f'evaluating on {describe_contexts(get_contexts(opt.gpus), opt.gpus)}')
     if opt.embeddings is not None:
         arrays = load_embeddings(opt.embeddings, opt.labels)
         try:

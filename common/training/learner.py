@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
-from typing import Any, Dict, List, Optional
+import traceback
+from typing import Any, Dict, Iterator, List, Optional
 
 import mxnet as mx
 import numpy as np
@@ -12,7 +14,7 @@ from mxnet import autograd, gluon
 from common.training import checkpoint
 from common.distributed.cluster import Alone
 from common.errors import TrainingError, UsageError, out_of_memory
-from common.training.optimisers import GroupTrainer, decay, parse_steps
+from common.training.optimisers import GroupTrainer, ParamGroup, decay, parse_steps
 from common.seeds import derived_seed, seed_everything
 
 
@@ -21,6 +23,12 @@ def initialize(block: gluon.Block, ctx: List[mx.Context]) -> None:
     for param in block.collect_params().values():
         if param._data is None and not param._deferred_init:
             param.initialize(ctx=ctx, default_init=mx.init.Xavier(magnitude=0.2))
+
+
+def said(error: Exception) -> str:
+    """What MXNet says in an error, in one line; of an assertion without a word, the assertion."""
+    line = str(error).strip().split('\n')[-1].replace('MXNetError: ', '')
+    return line or traceback.extract_tb(error.__traceback__)[-1].line or type(error).__name__
 
 
 class Learner:
@@ -44,13 +52,17 @@ class Learner:
         except mx.base.MXNetError as error:
             if out_of_memory(error):
                 raise
-            reason = str(error).strip().split('\n')[-1].replace('MXNetError: ', '')
-            raise UsageError(f'--image-size {opt.image_size} is not for --model {opt.model}: {reason}') from error
+            raise UsageError(f'--image-size {opt.image_size} is not for --model {opt.model}: {said(error)}') from error
         if not opt.disable_hybridize:
             self.net.hybridize(static_alloc=True)
             self.loss.hybridize(static_alloc=True)
         devices = 'device' if opt.kvstore == 'dist_sync' else opt.kvstore
-        self.trainers = [GroupTrainer(group, devices) for group in experiment.param_groups if group.trainable()]
+        self.trainers = []
+        for group in experiment.param_groups:
+            if group.trainable():
+                with self._refusing_optimizer(group):
+                    self.trainers.append(GroupTrainer(group, devices))
+        self._has_stepped = False
         trainable = [p for p in self.net.collect_params().values() if p.grad_req != 'null']
         self._watched = trainable[-1] if trainable else None
 
@@ -65,14 +77,52 @@ class Learner:
     def step(self, images: np.ndarray, labels: np.ndarray) -> float:
         """One step of all optimisers; returns the loss, averaged over the workers like the gradients."""
         labels = mx.nd.array(labels, ctx=self.ctx[0], dtype='float32')
-        with autograd.record():
-            value = self.loss(self.forward(images), labels)
-        value.backward()
+        try:
+            with autograd.record():
+                value = self.loss(self.forward(images), labels)
+            value.backward()
+            self._wait_at_first()
+        except mx.base.MXNetError:
+            self._refuse_network(images)
+            raise
         gradients = [copies for trainer in self.trainers for copies in trainer.add_up()]
         self.cluster.average([[value], *gradients])
         for trainer in self.trainers:
-            trainer.step()
+            with self._refusing_optimizer(trainer.group):
+                trainer.step()
+                self._wait_at_first()
+        self._has_stepped = True
         return float(value.asscalar())
+
+    def _wait_at_first(self) -> None:
+        """In the first step, has what MXNet cannot do raised here and not later."""
+        if not self._has_stepped:
+            mx.nd.waitall()
+
+    def _refuse_network(self, images: np.ndarray) -> None:
+        """After a first step that failed: raises a UsageError where MXNet cannot train the network with any loss."""
+        if self._has_stepped:
+            return
+        try:
+            with autograd.record():
+                embeddings = self.forward(images)
+            embeddings.backward()
+            mx.nd.waitall()
+        except mx.base.MXNetError as error:
+            if not out_of_memory(error):
+                hint = ' (MXNET_MKLDNN_ENABLED=0 may help, and is slower)' if self.ctx[0].device_type == 'cpu' else ''
+                raise UsageError(f'--model {self.opt.model}: MXNet cannot train this network on {self.ctx[0]}: '
+                                 f'{said(error)}{hint}') from error
+
+    @contextlib.contextmanager
+    def _refusing_optimizer(self, group: ParamGroup) -> Iterator[None]:
+        """Whatever MXNet's optimiser raises is a UsageError, if it is the one of --optimizer."""
+        try:
+            yield
+        except Exception as error:
+            if out_of_memory(error) or group.optimizer != self.opt.optimizer:
+                raise
+            raise UsageError(f'--optimizer {group.optimizer}: MXNet cannot train with it: {said(error)}') from error
 
     def start_epoch(self, epoch: int, seed: int) -> float:
         """Seeds all that draws at random and sets the learning rates; returns the first group's."""

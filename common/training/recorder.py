@@ -44,13 +44,15 @@ class Recorder:
         if self.progress.described:
             return
         self.progress.described = True
-        opt = self.opt
+        opt, weights = self.opt, getattr(experiment.net.backbone, 'weights', None)
+        if weights:
+            tqdm.write(f"weights: {weights['taken']}, from {weights['file']}")
         numbers = {name: value for name, value in self.data.items() if name != 'sha256'}
         self.log.write(
             'config', algorithm=opt.algorithm_name, script=f'{opt.script}.py', dataset=opt.dataset, model=opt.model,
             flags=flags_of(opt), seed=opt.seed, runs=opt.number_of_runs, versions=versions(),
             device=[str(context) for context in device], **({'workers': workers} if workers > 1 else {}),
-            weights=getattr(experiment.net.backbone, 'weights', None), git=git_revision(), data=numbers,
+            weights=weights, git=git_revision(), data=numbers,
             selection=self.selections)
 
     def epoch(self, run: int, epoch: int, record: Dict[str, Any], member: Optional[int] = None) -> None:

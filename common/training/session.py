@@ -11,7 +11,7 @@ from typing import Dict, List, Optional
 import numpy as np
 from tqdm import tqdm
 
-from common.devices import get_contexts
+from common.devices import describe_contexts, get_contexts
 from common.distributed import get_cluster
 from common.errors import UsageError
 from common.interrupts import Interrupts
@@ -68,6 +68,7 @@ class Session:
         self.progress = resume.Progress(**progress)
 
     def _open(self) -> None:
+        tqdm.write(f'training on {describe_contexts(self.ctx, self.opt.gpus)}')
         aside = None if self.opt.load_checkpoint else self.files.put_aside()
         if aside:
             tqdm.write(f'the models and the checkpoint of an earlier run are now in {aside}')

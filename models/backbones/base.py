@@ -36,7 +36,10 @@ class Backbone(HybridBlock):
     features_dim : int or None
         Length of the feature vector.
     weights : dict or None
-        ``file``, ``sha256`` and ``source`` of the pretrained weights that were loaded.
+        ``file``, ``sha256`` and ``source`` of the pretrained weights that were loaded, and ``taken``: the backbone
+        alone, or also the head.
+    pretrained_head : dict
+        Arrays of the head that the file brought, if it was that of a whole `EmbeddingNet`.
 
     Inputs:
         - **x**: (B, 3, H, W) float32, normalised
@@ -53,7 +56,8 @@ class Backbone(HybridBlock):
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.features_dim: int | None = None
-        self.weights = None
+        self.weights: dict | None = None
+        self.pretrained_head: dict = {}
 
     @property
     def named(self) -> HybridBlock:

@@ -144,7 +144,8 @@ def test_auto_converts_once(package, arrays, tmp_path):
     backbone = get_backbone(NAME, 'auto')
     close(features(backbone, x), expected)
     cached = tmp_path / 'mxnet' / 'models' / f'{NAME}-57934424.params'
-    assert backbone.weights == {'file': str(cached), 'sha256': hash_file(str(cached)), 'source': 'published'}
+    assert backbone.weights == {'file': str(cached), 'sha256': hash_file(str(cached)), 'source': 'published',
+                                'taken': 'backbone'}
     assert os.listdir(cached.parent) == [cached.name] and packaged.PACKAGE not in sys.modules
     package.unlink()
     close(features(get_backbone(NAME, 'auto'), x), expected)

@@ -95,7 +95,7 @@ def test_embedding_net_round_trip(name, tmp_path):
         np.testing.assert_allclose(other(x.as_in_context(ctx)).asnumpy(), net(x).asnumpy(), rtol=1e-4, atol=1e-5)
     backbone = get_backbone(name, path)  # the whole network's file will do for its backbone
     assert_same(values(backbone), values(net.backbone))
-    assert backbone.weights == {'file': path, 'sha256': hash_file(path), 'source': 'file'}
+    assert backbone.weights == {'file': path, 'sha256': hash_file(path), 'source': 'file', 'taken': 'backbone'}
 
 
 def test_loss_parameters_and_uninitialised_networks(tmp_path):
@@ -363,7 +363,7 @@ def test_auto_takes_what_is_there(home, zoo_hash, published, monkeypatch):
     path.write_bytes(published)
     backbone = get_backbone(NAME, 'auto')
     assert backbone.weights == {'file': str(path), 'sha256': hashlib.sha256(published).hexdigest(),
-                                'source': 'published'}
+                                'source': 'published', 'taken': 'backbone'}
     due = paramfile._parse(published)
     np.testing.assert_array_equal(values(backbone)['net.features.0.weight'], due['features.0.weight'])
 
