@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from results.algorithms import ALGORITHMS, Algorithm, algorithm, position
+from results.algorithms import Algorithm, algorithm, algorithms, position
 from results.groups import Board, Group, Interval, boards, interval
 from results.readlog import SELECTIONS, LogError, Run, read_logs
 
@@ -77,9 +77,8 @@ def _title(dataset: str, model: str) -> str:
 
 
 def _rows(keys: Sequence[str]) -> List[Algorithm]:
-    """Every algorithm of the paper, there or not, then the user's own."""
-    extra = sorted((k for k in keys if k not in {a.key for a in ALGORITHMS}), key=position)
-    return ALGORITHMS + [algorithm(k) for k in extra]
+    """Every algorithm of the project, there or not, then the user's own."""
+    return [algorithm(k) for k in sorted({*keys, *(a.key for a in algorithms())}, key=position)]
 
 
 def _figure(height: float) -> Figure:
@@ -121,7 +120,8 @@ def _bottom_legend(figure: Figure, handles: Sequence[Any], columns: int) -> None
 # The figures
 
 def draw_bars(dataset: str, model: str, values: Dict[str, Dict[str, Interval]], published: Dict[Tuple[str, str], float],
-              gaps: Dict[str, str], reference: Optional[Dict[str, Interval]] = None, note: str = '') -> Figure:
+              gaps: Dict[str, str], reference: Optional[Dict[str, Interval]] = None, note: str = '',
+              rows: Optional[List[Algorithm]] = None) -> Figure:
     """Recall@1 and NMI of every algorithm, side by side.
 
     Parameters
@@ -134,8 +134,10 @@ def draw_bars(dataset: str, model: str, values: Dict[str, Dict[str, Interval]], 
         Of algorithm to what is written where it has no value ('not run' where nothing is said).
     reference : dict or None
         Of metric to the untrained network's, drawn as a dotted line.
+    rows : list of Algorithm, optional
+        Which have a row, in this order; default: all of the project and all that have a value.
     """
-    rows = _rows(list(values))
+    rows = rows or _rows(list(values))
     figure = _figure(0.62 + 0.188 * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
     missing = [a.key for a in rows if not values.get(a.key)]
@@ -500,15 +502,16 @@ def figures(board: Board, selection: str = 'best-on-test', target: Optional[floa
 def paper_figures(paper: Optional[List[Published]] = None) -> Dict[str, Figure]:
     """The published figures."""
     paper = read_paper() if paper is None else paper
+    rows = [algorithm(k) for k in sorted({p.algorithm for p in paper}, key=position)]
     found = {}
     for dataset, model in dict.fromkeys((p.dataset, p.model) for p in paper if p.figure == 'table'):
         values: Dict[str, Dict[str, Interval]] = {}
         for p in paper:
             if (p.figure, p.dataset, p.model) == ('table', dataset, model):
                 values.setdefault(p.algorithm, {})[p.metric] = Interval(p.value, None, None, 1)
-        gaps = {a.key: 'not published' for a in ALGORITHMS}
+        gaps = {a.key: 'not published' for a in rows}
         name = f'paper_bars_{dataset}_{model}'.lower()
-        found[name] = draw_bars(dataset, model, values, {}, gaps, None, ' (published)')
+        found[name] = draw_bars(dataset, model, values, {}, gaps, None, ' (published)', rows)
     for what, name in (('embed_dim', 'embedding-size'), ('batch_size', 'batch-size')):
         lines = {k: {x: Interval(v, None, None, 1) for x, v in own.items()}
                  for k, own in _published_lines(paper, name, what).items()}

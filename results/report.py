@@ -21,7 +21,7 @@ import shlex
 import sys
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from results.algorithms import ALGORITHMS, algorithm, position
+from results.algorithms import algorithm, algorithms, position
 from results.experiments import EXPERIMENTS_FILE, ExperimentsError, expand, load_experiments
 from results.groups import (
     Board,
@@ -387,7 +387,7 @@ def results_table(board: Board, title: str = '', declared: Optional[Sequence[str
     columns = [('best-on-test', 'recall@1'), ('best-on-test', 'map@r'), ('best-on-test', 'nmi'), ('last', 'recall@1')]
     best = {c: max((i.mean for i in (g.interval(*c) for g in groups) if i), default=None) for c in columns}
     have = {g.algorithm for g in groups}
-    due = {a.key for a in ALGORITHMS} if declared is None else set(declared)
+    due = {a.key for a in algorithms()} if declared is None else set(declared)
     for key in sorted(have | due, key=position):
         if key not in have:
             lines.append(f'| {algorithm(key).name} | not run | | | | | |')
@@ -448,7 +448,7 @@ def scripts_table(chosen: Dict[str, Group], experiments_file: str = EXPERIMENTS_
     for job in expand(spec) if spec else []:
         commands.setdefault(job.algorithm, shlex.join(['python', algorithm(job.algorithm).script, *job.settings()]))
     lines = ['| Script | Paper | Idea | Command | Recall@1 on GLYPHS |', '|---|---|---|---|---:|']
-    for a in ALGORITHMS:
+    for a in algorithms():
         command = commands.get(a.key, f'python {a.script}')
         reached = _mean(chosen[a.key].interval('best-on-test', 'recall@1')) if a.key in chosen else ''
         lines.append(f'| [`{a.script}`]({a.script}) {a.name} | [{a.title}]({a.link}) | {a.idea} | `{command}` | '

@@ -60,7 +60,7 @@ def test_every_figure_is_a_column_wide_and_its_texts_are_readable(board):
     plots.styled(lambda: _assert_readable(drawn))
 
 
-def test_bars_name_all_algorithms_in_the_papers_order_with_value_interval_and_gap(board):
+def test_bars_name_all_algorithms_in_their_order_with_value_interval_and_gap(board):
     figure = plots.styled(lambda: plots.figures(board))['bars_glyphs_convnet']
     texts = _texts(figure)
     names = [a.name for a in ALGORITHMS]
@@ -70,7 +70,7 @@ def test_bars_name_all_algorithms_in_the_papers_order_with_value_interval_and_ga
     one = group.interval('best-on-test', 'recall@1')
     assert f'{one.mean:.1f}' in texts
     widths = {round(p.get_width(), 6) for p in recall.patches}
-    assert round(one.mean, 6) in widths and len(recall.patches) == 12 and len(nmi.patches) == 12
+    assert round(one.mean, 6) in widths and len(recall.patches) == len(nmi.patches) == len(ALGORITHMS) - 1
     whiskers = [np.array(c.get_segments()[0]) for c in recall.collections]
     assert any(np.allclose(w[:, 0], [one.mean - one.half, one.mean + one.half]) for w in whiskers)
 
@@ -81,9 +81,10 @@ def test_the_published_value_is_a_diamond_and_ours_a_bar(tmp_path):
     [board] = boards(read_logs([str(tmp_path)])[0])
     figure = plots.styled(lambda: plots.figures(board))['bars_cub_inception-bn']
     diamonds = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == 'D']
-    assert diamonds == [p.value for p in plots.read_paper()
-                        if (p.figure, p.dataset, p.model, p.metric) == ('table', 'CUB', 'inception-bn', 'recall@1')]
-    assert 51.28 in diamonds and len(diamonds) == 13 and len(figure.axes[0].patches) == 1
+    published = {p.algorithm: p.value for p in plots.read_paper()
+                 if (p.figure, p.dataset, p.model, p.metric) == ('table', 'CUB', 'inception-bn', 'recall@1')}
+    assert diamonds == [published[a.key] for a in ALGORITHMS if a.key in published]
+    assert 51.28 in diamonds and len(diamonds) == len(published) and len(figure.axes[0].patches) == 1
 
 
 def test_an_algorithm_has_its_colour_in_every_figure(board):
@@ -166,7 +167,7 @@ def test_published_figures_from_the_table(tmp_path):
     table = {(p.dataset, p.model, p.algorithm, p.metric): p.value for p in paper if p.figure == 'table'}
     assert table['CARS196', 'inception-bn', 'normproxy', 'recall@1'] == 81.70
     assert table['SOP', 'inception-bn', 'dreml', 'nmi'] == 65.76 and len(table) == 2 * (13 + 11 + 12 + 9)
-    assert all(p.source for p in paper) and {p.algorithm for p in paper} == {a.key for a in ALGORITHMS}
+    assert all(p.source for p in paper) and {p.algorithm for p in paper} <= {a.key for a in ALGORITHMS}
 
 
 def test_files_are_png_and_svg_and_the_same_bytes_every_time(tmp_path, capsys, board):
@@ -205,5 +206,5 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_leaves_the_old_picture(
 
 def test_results_import_no_mxnet():
     code = ('import sys, results.readlog, results.plots, results.report, results.reproduce; '
-            'sys.exit(bool({m.split(".")[0] for m in sys.modules} & {"mxnet", "common", "models", "dataset"}))')
+            'sys.exit(bool({m.split(".")[0] for m in sys.modules} & {"mxnet", "models", "dataset"}))')
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from results import experiments, progress, reproduce
-from results.algorithms import ALGORITHMS
+from results.algorithms import ALGORITHMS, algorithm
 from results.readlog import read_log
 from tests.results import samples
 
@@ -280,12 +280,41 @@ def test_the_projects_own_file_declares_the_paper_and_glyphs():
                            'embedding-size', 'batch-size']
     for name in ('glyphs', 'cub-inception', 'cub-resnet50', 'cars196', 'sop'):
         assert list(specs[name].algorithms) == [a.key for a in ALGORITHMS]
-    assert len(experiments.expand(specs['glyphs'])) == 39 and not specs['glyphs'].needs_data
+    assert len(experiments.expand(specs['glyphs'])) == 3 * len(ALGORITHMS) and not specs['glyphs'].needs_data
     assert len(experiments.expand(specs['embedding-size'])) == 8 * 6 * 3 and specs['embedding-size'].needs_data
     assert len(experiments.expand(specs['batch-size'])) == 6 * 5 * 3
     for spec in specs.values():
         jobs = experiments.expand(spec)
         assert len({job.log for job in jobs}) == len({job.prefix for job in jobs}) == len(jobs)
+
+
+def test_everybody_sees_equally_many_images_of_glyphs():
+    spec = experiments.load_experiments()['glyphs']
+    for job in experiments.expand(spec, runs=1):
+        row = algorithm(job.algorithm)
+        if row.batches_per_epoch:
+            seen = int(job.flags['batches-per-epoch']) * row.batch_size
+            assert spec.images_per_epoch - row.batch_size < seen <= spec.images_per_epoch
+        else:
+            assert 'batches-per-epoch' not in job.flags         # an epoch is one pass
+        assert int(job.flags['epochs']) * int(job.flags.get('ensemble-size', 1)) == 12
+
+
+@pytest.mark.parametrize('text', ['algorithms: all', 'algorithms: {all: {}}', ''])
+def test_an_experiment_of_all_needs_no_list(place, text):
+    (place / 'x.yaml').write_text('experiments: {a: {title: x, images-per-epoch: 4000, flags: {batch-size: 100}')
+    with open('x.yaml', 'a') as file:
+        file.write(f', {text}}}}}' if text else '}}')
+    spec = experiments.load_experiments('x.yaml')['a']
+    assert list(spec.algorithms) == [a.key for a in ALGORITHMS]
+    flags = {job.algorithm: job.flags for job in experiments.expand(spec)}
+    assert flags['margin']['batches-per-epoch'] == '40' and 'batches-per-epoch' not in flags['triplet']
+
+
+def test_all_stands_for_those_that_are_not_named(place):
+    (place / 'x.yaml').write_text('experiments: {a: {algorithms: {margin: {lr: 1}, all: {lr: 2, wd: 3}}}}')
+    spec = experiments.load_experiments('x.yaml')['a']
+    assert spec.algorithms['margin'] == {'lr': '1'} and spec.algorithms['triplet'] == {'lr': '2', 'wd': '3'}
 
 
 def test_every_command_is_one_that_its_script_takes():
