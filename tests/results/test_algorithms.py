@@ -57,8 +57,8 @@ def test_every_script_of_the_project_has_a_row_in_the_order_of_publication():
 
 SCRIPT = """
 import nothing_of_this_name
-ALGORITHM = {'key': 'mine', 'name': 'Mine', 'paper': 'A Paper', 'link': 'https://arxiv.org/abs/1', 'published': '2019-04',
-             'idea': 'One sentence.', 'smoke': ['--x 1'], 'search': {'lr': ('log', 1e-4, 1e-2)}}
+ALGORITHM = {'key': 'mine', 'name': 'Mine', 'paper': 'A Paper', 'link': 'https://arxiv.org/abs/1',
+             'published': '2019-04', 'idea': 'One sentence.', 'smoke': ['--x 1'], 'search': {'lr': ('log', 1e-4, 1e-2)}}
 
 def parse_args(argv=None):
     parser = TrainingParser('train_mine', 'mine', __doc__, batch_size=80)
@@ -81,11 +81,12 @@ def test_a_script_is_read_and_not_run(tmp_path):
 
 @pytest.mark.parametrize('old, new, part', [
     ('ALGORITHM =', 'OTHER =', 'no ALGORITHM'), ("'key': 'mine', ", '', "no 'key'"), ("'A Paper'", '5', "'paper'"),
-    ("'2019-04'", "'2019-13'", "'published'"), ("'2019-04'", "'April'", "'published'"), ("'idea'", "'ideal'", "'ideal'"),
-    ("['--x 1']", "'--x 1'", "'smoke'"), ("['--x 1']", '[]', "'smoke'"), ("('log', 1e-4, 1e-2)", '(1, 2)', "'search'"),
-    ("('log', 1e-4, 1e-2)", "('log', 0, 1)", "'search'"), ("'Mine'", 'open("x")', 'literal'), ('ALGORITHM =', 'A = (', 'line'),
-    ('https://arxiv', 'arxiv', "'link'"), ("'search'", "'variants': {'b': {'name': 'B', 'flags': 'x'}}, 'search'", "'b'"),
-    ("'mine'", "'My Own'", "'My Own'"), ("'mine'", "'raw-pixels'", "'raw-pixels' is taken"), ('(200)', '(N)', 'line 8')])
+    ("'2019-04'", "'2019-13'", "'published'"), ("'2019-04'", "'April'", "'published'"),
+    ("'idea'", "'ideal'", "'ideal'"), ("['--x 1']", "'--x 1'", "'smoke'"), ("['--x 1']", '[]', "'smoke'"),
+    ("('log', 1e-4, 1e-2)", '(1, 2)', "'search'"), ("('log', 1e-4, 1e-2)", "('log', 0, 1)", "'search'"),
+    ("'Mine'", 'open("x")', 'literal'), ('ALGORITHM =', 'A = (', 'line'), ('https://arxiv', 'arxiv', "'link'"),
+    ("'search'", "'variants': {'b': {'name': 'B', 'flags': 'x'}}, 'search'", "'b'"), ("'mine'", "'My Own'", "'My Own'"),
+    ("'mine'", "'raw-pixels'", "'raw-pixels' is taken"), ('(200)', '(N)', 'line 8')])
 def test_a_mistake_in_a_script_is_one_sentence_that_names_file_and_field(tmp_path, old, new, part):
     assert old in SCRIPT
     (tmp_path / 'train_mine.py').write_text(SCRIPT.replace(old, new, 1))
