@@ -25,8 +25,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from results.algorithms import Algorithm, algorithm, algorithms, position
-from results.groups import Board, Group, Interval, boards, interval
+from results.aggregate import Board, Group, boards
 from results.readlog import SELECTIONS, LogError, Run, read_logs
+from results.statistics import Interval, interval
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 WIDTH = 3.3

@@ -23,19 +23,10 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from results.algorithms import algorithm, algorithms, position
 from results.experiments import EXPERIMENTS_FILE, ExperimentsError, expand, load_experiments
-from results.groups import (
-    Board,
-    Comparison,
-    Group,
-    Interval,
-    boards,
-    compare,
-    interval,
-    metric_name,
-    metric_order,
-)
+from results.aggregate import Board, Group, boards
 from results.plots import MODEL_NAMES, SELECTION_NAMES, figures, one_line, render, styled, write_atomically
 from results.readlog import SELECTIONS, Experiment, LogError, Run, read_logs
+from results.statistics import Comparison, Interval, compare, interval, metric_order, metric_title
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 COMPARED = ('recall@1', 'map@r', 'nmi')
@@ -106,7 +97,7 @@ def _leaderboard(board: Board, selections: Sequence[str]) -> str:
     head = ['<th data-kind="text"><button type="button">Algorithm</button></th>']
     for name in names:
         css = '' if name in main else ' class="more"'
-        head.append(f'<th data-kind="number"{css}><button type="button">{_e(metric_name(name))}</button></th>')
+        head.append(f'<th data-kind="number"{css}><button type="button">{_e(metric_title(name))}</button></th>')
     for title, kind in (('Against the best', 'text'), ('s / epoch', 'number'), ('Images seen', 'number'),
                         ('Seeds', 'number'), ('Runs', 'text'), ('Selection', 'text')):
         css = 'more words' if kind == 'text' else 'more'
@@ -164,7 +155,7 @@ def _comparisons(board: Board, selections: Sequence[str]) -> str:
     options = [f'<option value="{i}"{{}}>{_e(g.name)}</option>' for i, g in enumerate(groups)]
     first = ''.join(o.format('') for o in options)
     second = ''.join(o.format(' selected' if i == 1 else '') for i, o in enumerate(options))
-    metrics = ''.join(f'<option value="{m}">{_e(metric_name(m))}</option>' for m in COMPARED)
+    metrics = ''.join(f'<option value="{m}">{_e(metric_title(m))}</option>' for m in COMPARED)
     rows = ''.join(
         f'<tr><td>{_e(c.first.name)}</td><td class="words">{_e(c.second.name)}</td>'
         f'<td data-value="{c.difference:.6f}">{c.difference:+.2f}</td>'

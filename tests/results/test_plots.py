@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 
 from results import plots
 from results.algorithms import ALGORITHMS, algorithm
-from results.groups import boards
+from results.aggregate import boards
 from results.readlog import read_log, read_logs
 from tests.results import samples
 

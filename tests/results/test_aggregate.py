@@ -6,8 +6,9 @@ import math
 import pytest
 
 from results.algorithms import ALGORITHMS
-from results.groups import boards, compare, group_runs, holm, interval, welch
+from results.aggregate import boards, group_runs
 from results.readlog import read_logs
+from results.statistics import compare, holm, interval, welch
 from tests.results import samples
 
 
