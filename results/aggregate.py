@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 import numpy as np
 
 from results.algorithms import algorithm, position
-from results.readlog import Experiment, Run
+from results.records import Experiment, Run
 from results.statistics import Interval, interval, metric_order
 
 # Flags that say where a run happens and where its output goes, not what is computed.

@@ -16,7 +16,8 @@ import yaml
 from common.errors import UsageError
 from common.files import atomic_write
 from results.algorithms import algorithm, algorithms, script_word
-from results.readlog import Experiment, LogError, Run, read_log
+from results.readlog import LogError, read_log
+from results.records import Experiment, Run
 
 EXPERIMENTS_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'experiments.yaml')
 MAX_FILE = 1 << 20

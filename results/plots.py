@@ -26,7 +26,8 @@ from matplotlib.ticker import MaxNLocator
 
 from results.algorithms import Algorithm, algorithm, algorithms, position
 from results.aggregate import Board, Group, boards
-from results.readlog import SELECTIONS, LogError, Run, read_logs
+from results.readlog import LogError, read_logs
+from results.records import SELECTIONS, Run
 from results.statistics import Interval, interval
 
 HERE = os.path.dirname(os.path.abspath(__file__))

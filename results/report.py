@@ -25,7 +25,8 @@ from results.algorithms import algorithm, algorithms, position
 from results.experiments import EXPERIMENTS_FILE, ExperimentsError, expand, load_experiments
 from results.aggregate import Board, Group, boards
 from results.plots import MODEL_NAMES, SELECTION_NAMES, figures, one_line, render, styled, write_atomically
-from results.readlog import SELECTIONS, Experiment, LogError, Run, read_logs
+from results.readlog import LogError, read_logs
+from results.records import SELECTIONS, Experiment, Run
 from results.statistics import Comparison, Interval, compare, interval, metric_order, metric_title
 
 HERE = os.path.dirname(os.path.abspath(__file__))

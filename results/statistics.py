@@ -83,15 +83,14 @@ def compare(groups: Sequence[Group], selection: str, metric: str, level: float =
         difference = float(np.mean(a.values(selection, metric)) - np.mean(b.values(selection, metric)))
         better, worse = (a, b) if difference >= 0 else (b, a)
         size = f'{abs(difference):.2f} points of {metric_title(metric)}'
+        tested = f'(Welch, {_p_value(adjusted)} after Holm over {tests} comparisons)' if p is not None else ''
         if p is None:
             words = (f'{better.name} is {size} above {worse.name}, but that cannot be tested: it takes two seeds of '
                      'each.')
         elif adjusted < level:
-            words = (f'{better.name} is better than {worse.name} by {size} (Welch, {_p_value(adjusted)} after Holm over '
-                     f'{tests} comparisons).')
+            words = f'{better.name} is better than {worse.name} by {size} {tested}.'
         else:
-            words = (f'{better.name} and {worse.name} are not distinguishable: {size} apart (Welch, {_p_value(adjusted)} '
-                     f'after Holm over {tests} comparisons).')
+            words = f'{better.name} and {worse.name} are not distinguishable: {size} apart {tested}.'
         found.append(Comparison(a, b, difference, p, adjusted, words))
     return found
 
