@@ -25,6 +25,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from results.algorithms import Algorithm, algorithm, algorithms, position
+from common.command import CommandParser, run_command
+from common.files import atomic_write
 from results.aggregate import Board, Group, boards
 from results.readlog import LogError, read_logs
 from results.records import SELECTIONS, Run
@@ -540,21 +542,6 @@ def render(figure: Figure, kind: str, dpi: int = 300) -> bytes:
     return buffer.getvalue()
 
 
-def write_atomically(path: str, content: bytes) -> None:
-    """Writes beside the target, flushes and renames: the file is whole or what it was before."""
-    temporary = f'{path}.tmp-{os.getpid()}'
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise OSError(error.errno, error.strerror, path) from error
-
-
 def save(drawn: Dict[str, Figure], folder: str, dpi: int = 300) -> List[str]:
     """Writes each figure as PNG and SVG; gives the paths."""
     os.makedirs(folder, exist_ok=True)
@@ -562,7 +549,8 @@ def save(drawn: Dict[str, Figure], folder: str, dpi: int = 300) -> List[str]:
     for name, figure in drawn.items():
         for kind in ('png', 'svg'):
             path = os.path.join(folder, f'{name}.{kind}')
-            write_atomically(path, render(figure, kind, dpi))
+            with atomic_write(path) as file:
+                file.write(render(figure, kind, dpi))
             paths.append(path)
     return paths
 
@@ -573,22 +561,10 @@ def styled(draw: Callable[[], Any]) -> Any:
         return draw()
 
 
-def one_line(action: Callable[[], int], program: str) -> int:
-    """Runs a command; an expected error is one line on stderr and exit status 1."""
-    try:
-        return action()
-    except LogError as error:
-        message = str(error)
-    except OSError as error:
-        message = f'{error.filename}: {error.strerror}' if error.filename else str(error.strerror or error)
-    print(f'{program}: {message}', file=sys.stderr)
-    return 1
-
-
 def main(argv: Optional[List[str]] = None) -> int:
     """The command; gives its exit status."""
-    parser = argparse.ArgumentParser(prog='python -m results.plots', description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog='python -m results.plots', description=__doc__,
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('logs', nargs='*', default=['results/logs'], help='logs, or folders of them (results/logs)')
     parser.add_argument('--paper', action='store_true', help='draw the published figures instead')
     parser.add_argument('--out', default='results/plots', metavar='DIR', help='where the pictures go (results/plots)')
@@ -598,7 +574,7 @@ def main(argv: Optional[List[str]] = None) -> int:
                         help='recall@1 of the time figure (what half of the algorithms reach)')
     parser.add_argument('--dpi', type=int, default=300, help='resolution of the PNGs, dots per inch (300)')
     opt = parser.parse_args(argv)
-    return one_line(lambda: styled(lambda: _run(opt)), 'results.plots')
+    return run_command('results.plots', lambda: styled(lambda: _run(opt)))
 
 
 def _run(opt: argparse.Namespace) -> int:
