@@ -24,7 +24,8 @@ from common.command import CommandParser, run_command
 from common.files import atomic_write
 from results.aggregate import Board, Group, boards
 from results.algorithms import algorithm
-from results.plots import MODEL_NAMES, SELECTION_NAMES, figures, render, styled
+from results.figures.style import MODEL_NAMES, SELECTION_NAMES, render, styled
+from results.plots import figures
 from results.readlog import LogError, read_logs
 from results.records import SELECTIONS, Experiment, Run
 from results.statistics import compare, interval, metric_order, metric_title

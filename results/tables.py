@@ -21,7 +21,7 @@ from common.files import atomic_write
 from results.aggregate import Board, Group, boards
 from results.algorithms import algorithm, algorithms, position
 from results.experiments import EXPERIMENTS_FILE, expand, load_experiments
-from results.plots import MODEL_NAMES
+from results.figures.style import MODEL_NAMES
 from results.readlog import LogError, read_logs
 from results.statistics import Interval, compare
 
