@@ -115,7 +115,8 @@ def _standing_in_words(groups: Sequence[Group]) -> str:
     elif 'worse' in names:
         text += 'All others are worse. ' if 'cannot be tested' not in names else ''
     if names.get('cannot be tested'):
-        text += f'Not to be tested, with one seed: {_markdown(", ".join(names["cannot be tested"]))}. '
+        text += ('Cannot be tested against it, which takes two seeds of each: '
+                 f'{_markdown(", ".join(names["cannot be tested"]))}. ')
     return text + "(Welch's t-test over seeds, Holm's correction over all pairs, level 5%.)"
 
 
