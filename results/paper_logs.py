@@ -29,32 +29,22 @@ class PaperLog:
         self._run = 0
 
     def line(self, line: str) -> None:
-        match = _NAMESPACE.search(line)
-        if match:
+        if match := _NAMESPACE.search(line):
             self._begin(_namespace(match.group(1)))
-            return
-        match = _START.search(line)
-        if match:
+        elif match := _START.search(line):
             number = int(match.group(1))
             if self._session is None or number <= self._run:
                 self._begin(self._session['flags'] if self._session else {})
             self._run = number
             self._session['planned'] = int(match.group(2))
-            return
-        match = _BEFORE.search(line)
-        if match:
-            self._metric(None, match.group(1), match.group(2))
-            return
-        match = _AFTER.search(line)
-        if match:
-            self._metric(int(match.group(1)), match.group(2), match.group(3))
-            return
-        match = _LOSS.search(line)
-        if match:
+        elif match := _BEFORE.search(line):
+            self._current()['before'][match.group(1).lower()] = float(match.group(2))
+        elif match := _AFTER.search(line):
+            epoch = self._current()['after'].setdefault(int(match.group(1)), {})
+            epoch[match.group(2).lower()] = float(match.group(3))
+        elif match := _LOSS.search(line):
             self._current()['loss'][int(match.group(1))] = float(match.group(2))
-            return
-        match = _END.search(line)
-        if match and self._session is not None and int(match.group(1)) in self._session['runs']:
+        elif (match := _END.search(line)) and self._session and int(match.group(1)) in self._session['runs']:
             self._session['runs'][int(match.group(1))]['finished'] = True
 
     def _begin(self, flags: Dict[str, Any]) -> None:
@@ -68,19 +58,10 @@ class PaperLog:
         self._run = self._run or 1
         return self._session['runs'].setdefault(self._run, {'before': {}, 'after': {}, 'loss': {}, 'finished': False})
 
-    def _metric(self, epoch: Optional[int], name: str, value: str) -> None:
-        run = self._current()
-        target = run['before'] if epoch is None else run['after'].setdefault(epoch, {})
-        target[name.lower()] = float(value)
-
     def finish(self) -> List[Experiment]:
         """The sessions that hold a number."""
-        found = []
-        for session in self._sessions:
-            experiment = self._experiment(session)
-            if experiment.runs:
-                found.append(experiment)
-        return found
+        found = [self._experiment(session) for session in self._sessions]
+        return [experiment for experiment in found if experiment.runs]
 
     def _experiment(self, session: Dict[str, Any]) -> Experiment:
         flags, runs = session['flags'], session['runs']

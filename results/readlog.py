@@ -152,12 +152,8 @@ def _experiments_from_json(events: List[Dict[str, Any]], path: str) -> List[Expe
     for event in events:
         if as_text(event.get('id')):
             by_id.setdefault(event['id'], []).append(event)
-    found = []
-    for identity, own in by_id.items():
-        experiment = _experiment(identity, own, path)
-        if experiment is not None:
-            found.append(experiment)
-    return found
+    found = [_experiment(identity, own, path) for identity, own in by_id.items()]
+    return [experiment for experiment in found if experiment is not None]
 
 
 def _experiment(identity: str, events: List[Dict[str, Any]], path: str) -> Optional[Experiment]:
