@@ -1,15 +1,40 @@
-"""The algorithms in the order of the paper, with their names, scripts, sources and looks.
+"""The algorithms of the comparison, as their scripts declare them.
 
-Thirteen rows come from twelve scripts: ``train_proxy.py`` is two of them. The looks are safe for the colour-blind:
-seven hues of Okabe and Ito drawn solid, then six of Paul Tol's drawn hatched, dashed and with open markers, so that any
-two algorithms differ in a hue that everybody can tell apart, or in all of hatch, dash and the filling of the marker.
+Every ``train_*.py`` of the project has a literal ``ALGORITHM = {...}`` at its top. It is read without importing the
+script, which would load MXNet. Rows stand in the order of publication, then of the file's name.
+
+How a row is drawn follows from its place. The first 13 looks are safe for the colour-blind: seven hues of Okabe and Ito
+drawn solid, then six of Paul Tol's drawn hatched, dashed and with open markers. After that the hues begin again with
+another hatch, another dash and another marker.
 """
 from __future__ import annotations
 
+import ast
+import functools
+import glob
 import os
+import re
+import shlex
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Optional, Tuple
+
+from common.errors import UserError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+_SOLID = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9', '#4D4D4D')
+_HATCHED = ('#332288', '#CC6677', '#999933', '#44AA99', '#882255', '#DDCC77')
+_MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+#: Hatch and dash of each pass through the hues: first the one of the solid hues, then the one of the hatched.
+_STYLES: Tuple[Tuple[str, Any], ...] = (
+    ('', '-'), ('/////', '--'), ('.....', ':'), ('xxxxx', '-.'), ('\\\\\\\\\\', (0, (6, 1, 1, 1, 1, 1))),
+    ('|||||', (0, (8, 2))), ('-----', (0, (1, 4))), ('ooooo', (0, (4, 1, 4, 3))))
+_UNKNOWN_STYLE = ('+++++', (0, (2, 3)))
+
+
+class AlgorithmError(UserError):
+    """A script does not declare its algorithm as it should."""
 
 
 @dataclass(frozen=True)
@@ -18,16 +43,23 @@ class Algorithm:
 
     Parameters
     ----------
-    key : str
-        Short name, used in logs, in ``paper.csv`` and in ``experiments.yaml``.
-    name : str
-        Name as in the paper's figures.
+    key, name : str
+        The key is used in logs, in ``paper.csv`` and in ``experiments.yaml``; the name in tables and figures.
     script : str
         The script that trains it.
-    flags : dict
-        Flags that make the script this algorithm and not a relative.
-    title, link, idea : str
-        The publication, where it is, and what it does in one sentence.
+    flags : tuple of (str, str)
+        Flags that make the script this variant and not another.
+    title, link, published, idea : str
+        The publication, where it is, its month (``2017-06``), and what it does in one sentence.
+    smoke : tuple of str
+        Command lines for a test of seconds; the first is added to the others.
+    learns : str
+        Flags for the test that it learns.
+    search : dict
+        The hyperparameters to search, as the script declares them.
+    batch_size, batches_per_epoch : int or None
+        The script's defaults, where they are literals. ``batches_per_epoch`` is 0 where an epoch is one pass over the
+        images, and None where the script has no such flag.
     colour, hatch, marker, dashes, open_marker :
         How it is drawn in every figure.
     """
@@ -38,96 +70,211 @@ class Algorithm:
     flags: Tuple[Tuple[str, str], ...] = ()
     title: str = ''
     link: str = ''
+    published: str = ''
     idea: str = ''
+    smoke: Tuple[str, ...] = ()
+    learns: str = ''
+    search: Dict[str, Tuple] = field(default_factory=dict, compare=False)
+    batch_size: Optional[int] = None
+    batches_per_epoch: Optional[int] = None
     colour: str = '#4D4D4D'
     hatch: str = ''
     marker: str = 'o'
-    dashes: str = '-'
+    dashes: Any = '-'
     open_marker: bool = False
 
 
-_SOLID = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9', '#4D4D4D')
-_HATCHED = ('#332288', '#CC6677', '#999933', '#44AA99', '#882255', '#DDCC77')
-_MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+def look(place: int) -> Dict[str, Any]:
+    """How the row at that place (from 0) is drawn: 52 different looks, then they begin again."""
+    hues = len(_SOLID) + len(_HATCHED)
+    repeat, hue = place // hues % (len(_STYLES) // 2), place % hues
+    hatched = hue >= len(_SOLID)
+    hatch, dashes = _STYLES[2 * repeat + hatched]
+    own = hue - len(_SOLID) if hatched else hue
+    return {'colour': (_HATCHED if hatched else _SOLID)[own], 'marker': _MARKERS[(own + repeat) % len(_MARKERS)],
+            'hatch': hatch, 'dashes': dashes, 'open_marker': hatched}
 
 
-def _look(i: int) -> Dict[str, Any]:
-    if i < len(_SOLID):
-        return {'colour': _SOLID[i], 'marker': _MARKERS[i]}
-    i = (i - len(_SOLID)) % len(_HATCHED)
-    return {'colour': _HATCHED[i], 'marker': _MARKERS[i], 'hatch': '/////', 'dashes': '--', 'open_marker': True}
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading the scripts
+
+_TEXTS = ('key', 'name', 'paper', 'link', 'published', 'idea', 'learns')
+_NEEDED = ('key', 'name', 'paper', 'link', 'published', 'idea', 'smoke', 'search')
+_VARIANT_TEXTS = ('name', 'flags', 'idea', 'learns')
 
 
-_ARXIV = 'https://arxiv.org/abs/'
-_ROWS = (
-    ('triplet', 'Triplet semi-hard', 'train_triplet_semihard.py', (),
-     'FaceNet: A Unified Embedding for Face Recognition and Clustering', _ARXIV + '1503.03832',
-     'Every positive pair is compared with the nearest negative that is farther away than the positive.'),
-    ('liftedstruct', 'Lifted structure', 'train_liftedstruct.py', (),
-     'Deep Metric Learning via Lifted Structured Feature Embedding', _ARXIV + '1511.06452',
-     'Every positive pair is pulled together against all negatives of both of its ends at once.'),
-    ('npairs', 'N-pairs', 'train_npairs.py', (),
-     'Improved Deep Metric Learning with Multi-class N-pair Loss Objective',
-     'https://papers.nips.cc/paper/6200-improved-deep-metric-learning-with-multi-class-n-pair-loss-objective',
-     'In a batch of one pair per class, each anchor must pick its own positive among the positives of all classes.'),
-    ('clusterloss', 'Structured clustering', 'train_clusterloss.py', (),
-     'Deep Metric Learning via Facility Location', _ARXIV + '1612.01213',
-     'The true clustering of the batch must score higher than the best wrong one, by as much as that one is wrong.'),
-    ('margin', 'Margin', 'train_margin.py', (),
-     'Sampling Matters in Deep Embedding Learning', _ARXIV + '1706.07567',
-     'Negatives are drawn evenly over all distances, and every class learns its own border between near and far.'),
-    ('angular', 'Angular', 'train_angular.py', (),
-     'Deep Metric Learning with Angular Loss', _ARXIV + '1708.01682',
-     'Bounds the angle at the negative of the triangle that it forms with a positive pair, whatever its size.'),
-    ('prototype', 'Prototype', 'train_prototype.py', (),
-     'Prototypical Networks for Few-shot Learning', _ARXIV + '1703.05175',
-     'Queries are classified by the nearest mean of a few support images of each class.'),
-    ('proxy-nca', 'Proxy-NCA', 'train_proxy.py', (('loss', 'nca'),),
-     'No Fuss Distance Metric Learning using Proxies', _ARXIV + '1703.07464',
-     'Images are compared with one learned proxy per class instead of with each other.'),
-    ('proxy-triplet', 'Proxy-triplet', 'train_proxy.py', (('loss', 'triplet'),),
-     'No Fuss Distance Metric Learning using Proxies', _ARXIV + '1703.07464',
-     'The triplet loss with learned class proxies as positives and negatives.'),
-    ('normproxy', 'Proxy-softmax', 'train_normproxy.py', (),
-     'Classification is a Strong Baseline for Deep Metric Learning', _ARXIV + '1811.12649',
-     'A softmax over cosine similarities to class proxies: plain classification, with both sides normalised.'),
-    ('rankedlistloss', 'Ranked list', 'train_rankedlistloss.py', (),
-     'Ranked List Loss for Deep Metric Learning', _ARXIV + '1903.03238',
-     'Keeps positives inside a ball around the query and pushes negatives, the nearest most, beyond a margin.'),
-    ('dreml', 'DREML', 'train_dreml.py', (),
-     'Deep Randomized Ensembles for Metric Learning', _ARXIV + '1808.04469',
-     'Many small networks each learn a random grouping of the classes; their embeddings are joined.'),
-    ('discriminative', 'Discriminative', 'train_discriminative.py', (),
-     'A Theoretically Sound Upper Bound on the Triplet Loss for Improving the Efficiency of Deep Distance Metric '
-     'Learning',
-     _ARXIV + '1904.08720',
-     'Pulls every image to a fixed, one-hot centre of its class: a bound on the triplet loss that needs no triplets.'),
-)
+def read_scripts(folder: str = ROOT) -> List[Algorithm]:
+    """The algorithms of all ``train_*.py`` in a folder, in the order of the rows.
 
-ALGORITHMS: List[Algorithm] = [
-    Algorithm(key, name, script, flags, title, link, idea, **_look(i))
-    for i, (key, name, script, flags, title, link, idea) in enumerate(_ROWS)]
+    Raises
+    ------
+    AlgorithmError
+        If a script does not declare its algorithm, or two declare the same.
+    """
+    rows: List[Algorithm] = []
+    for path in sorted(glob.glob(os.path.join(folder, 'train_*.py'))):
+        rows += _read_script(path)
+    owner: Dict[str, str] = {}
+    for row in rows + list(REFERENCES):
+        if row.key in owner:
+            raise AlgorithmError(f"{row.script or owner[row.key]}: ALGORITHM's key {row.key!r} is taken"
+                                 + (f' by {owner[row.key]}' if row.script else ''))
+        owner[row.key] = row.script
+    rows.sort(key=lambda row: (row.published, row.script))
+    return [replace(row, **look(place)) for place, row in enumerate(rows)]
 
-# What is compared with, drawn in grey: no algorithm of the paper, so never a gap where it is missing.
+
+def _read_script(path: str) -> List[Algorithm]:
+    script = os.path.basename(path)
+    try:
+        with open(path, 'rb') as file:
+            tree = ast.parse(file.read())
+        declared = next((ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
+                         and [getattr(target, 'id', None) for target in node.targets] == ['ALGORITHM']), None)
+    except OSError as error:
+        raise AlgorithmError(f'{script}: {error.strerror}') from error
+    except SyntaxError as error:
+        raise AlgorithmError(f'{script}, line {error.lineno}: {error.msg}') from error
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise AlgorithmError(f'{script}: ALGORITHM must be a literal, which can be read without running it') from error
+    problem = _problem(declared)
+    if problem:
+        raise AlgorithmError(f'{script}: {problem}')
+    batch_size, batches = _defaults(tree, script)
+    row = Algorithm(declared['key'], declared['name'], script, (), declared['paper'], declared['link'],
+                    declared['published'], declared['idea'], tuple(declared['smoke']), declared.get('learns', ''),
+                    declared['search'], batch_size, batches)
+    return [replace(row, key=key, name=own['name'], flags=_pairs(own['flags']), idea=own.get('idea', row.idea),
+                    learns=own.get('learns', row.learns))
+            for key, own in declared.get('variants', {}).items()] or [row]
+
+
+def _problem(declared: Any) -> str:
+    """What is wrong with a script's ALGORITHM, naming the field; empty if nothing is."""
+    if not isinstance(declared, dict):
+        return 'there is no ALGORITHM = {...} at its top'
+    unknown = [name for name in declared if name not in (*_TEXTS, 'smoke', 'search', 'variants')]
+    if unknown:
+        return f'ALGORITHM has a field {unknown[0]!r}, which means nothing'
+    for name in _NEEDED:
+        if name not in declared:
+            return f'ALGORITHM has no {name!r}'
+    for name in _TEXTS:
+        if not isinstance(declared.get(name, 'x'), str) or not declared.get(name, 'x').strip():
+            return f"ALGORITHM's {name!r} must be a text"
+    if not re.fullmatch(r'\d{4}-(0[1-9]|1[0-2])', declared['published']):
+        return f"ALGORITHM's 'published' must be a month, as 2017-06, not {declared['published']!r}"
+    if not declared['link'].startswith(('https://', 'http://')):
+        return "ALGORITHM's 'link' must begin with https://"
+    smoke, search, variants = declared['smoke'], declared['search'], declared.get('variants', {})
+    if not isinstance(smoke, (list, tuple)) or not smoke or not all(isinstance(line, str) for line in smoke):
+        return "ALGORITHM's 'smoke' must be a list of command lines"
+    if not isinstance(search, dict) or not all(isinstance(name, str) and _is_range(one) for name, one in
+                                               search.items()):
+        return "ALGORITHM's 'search' must map flags to ('log'|'linear', low, high) or ('choice', ...)"
+    if not isinstance(variants, dict):
+        return "ALGORITHM's 'variants' must map keys to mappings"
+    for key in (declared['key'], *variants):
+        if not isinstance(key, str) or not re.fullmatch(r'[a-z0-9][\w.-]{0,60}', key):
+            return f"ALGORITHM's key {key!r} is no name (small letters, digits, dashes)"
+    for key, own in variants.items():
+        if not (isinstance(own, dict) and 'name' in own and set(own) <= set(_VARIANT_TEXTS)
+                and all(isinstance(text, str) for text in own.values()) and _pairs(own.get('flags', ''))):
+            return f"ALGORITHM's variant {key!r} must have texts 'name' and 'flags' (as --flag value), and may have " \
+                   "'idea' and 'learns'"
+    return ''
+
+
+def _is_range(one: Any) -> bool:
+    if not isinstance(one, (list, tuple)) or len(one) < 2:
+        return False
+    numbers = len(one) == 3 and all(type(value) in (int, float) for value in one[1:]) and one[1] < one[2]
+    return one[0] == 'choice' or (numbers and (one[0] == 'linear' or (one[0] == 'log' and one[1] > 0)))
+
+
+def _pairs(flags: str) -> Tuple[Tuple[str, str], ...]:
+    """``--loss nca`` as (('loss', 'nca'),); empty where it is not made of flags with a value each."""
+    try:
+        words = shlex.split(flags)
+    except ValueError:
+        return ()
+    names, values = words[::2], words[1::2]
+    if len(names) != len(values) or not all(name.startswith('--') and len(name) > 2 for name in names):
+        return ()
+    return tuple((name[2:], value) for name, value in zip(names, values))
+
+
+def _defaults(tree: ast.AST, script: str) -> Tuple[Optional[int], Optional[int]]:
+    """The defaults of --batch-size and --batches-per-epoch in a script's `parse_args`; None where it has none."""
+    batch_size = batches = None
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        called = getattr(call.func, 'id', getattr(call.func, 'attr', None))
+        given = {keyword.arg: keyword.value for keyword in call.keywords}
+        names = [getattr(word, 'value', None) for word in call.args]
+        if called == 'TrainingParser':
+            batch_size = getattr(given.get('batch_size'), 'value', None)
+        elif called == 'add_batches_per_epoch' or (called == 'add_argument' and '--batches-per-epoch' in names):
+            batches = getattr(given['default'], 'value', None) if 'default' in given else names[0] if names else None
+            if type(batches) is not int:
+                raise AlgorithmError(f'{script}, line {call.lineno}: the default of --batches-per-epoch must be a '
+                                     'literal number, so that results can make all epochs equally long')
+    return batch_size if type(batch_size) is int else None, batches
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The rows
+
+# What is compared with, drawn in grey: no algorithm, so never a gap where it is missing.
 REFERENCES: List[Algorithm] = [
     Algorithm('untrained', 'Untrained net', colour='#BBBBBB', marker='|'),
     Algorithm('raw-pixels', 'Raw pixels', colour='#DDDDDD', marker='|')]
 
-_BY_KEY = {a.key: a for a in ALGORITHMS + REFERENCES}
-_RELATIVES = {'proxy-xentropy': 'Proxy-xentropy', 'proxy-margin': 'Proxy-margin'}
+
+@functools.lru_cache(maxsize=None)
+def algorithms() -> Tuple[Algorithm, ...]:
+    """The algorithms of this project; also as the constant ``ALGORITHMS``."""
+    return tuple(read_scripts())
+
+
+def __getattr__(name: str) -> Any:
+    # Not read at import: a mistake in a script is to be one line of the command, not a traceback.
+    if name == 'ALGORITHMS':
+        return list(algorithms())
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def _by_key() -> Dict[str, Algorithm]:
+    return {row.key: row for row in (*algorithms(), *REFERENCES)}
+
+
+def _by_script() -> Dict[str, List[Algorithm]]:
+    """Of the script's name without ``train_`` and ``.py``."""
+    found: Dict[str, List[Algorithm]] = {}
+    for row in algorithms():
+        found.setdefault(script_word(row), []).append(row)
+    return found
+
+
+def script_word(row: Algorithm) -> str:
+    """What a script is called for short: ``proxy`` for ``train_proxy.py``."""
+    return _plain(row.script)
 
 
 def algorithm(key: str) -> Algorithm:
-    """The algorithm of that key; one that nobody here has heard of gets its key as name, and a look made from it."""
-    if key in _BY_KEY:
-        return _BY_KEY[key]
-    look = _look(len(_SOLID) + zlib.crc32(key.encode('utf-8', 'replace')) % len(_HATCHED))
-    return Algorithm(key, _RELATIVES.get(key, key), **dict(look, hatch='.....', dashes=':'))
+    """The algorithm of that key; an unknown one gets its key as name, and a look made from it."""
+    known = _by_key()
+    if key in known:
+        return known[key]
+    relative = next((word for word, rows in _by_script().items() if rows[0].flags and key.startswith(f'{word}-')), '')
+    hatch, dashes = _UNKNOWN_STYLE
+    place = len(_SOLID) + zlib.crc32(key.encode('utf-8', 'replace')) % len(_HATCHED)
+    return Algorithm(key, relative.capitalize() + key[len(relative):],
+                     **{**look(place), 'hatch': hatch, 'dashes': dashes})
 
 
 def position(key: str) -> Tuple[int, str]:
-    """Sorts keys: first the paper's, in its order, then all others by name."""
-    keys = [a.key for a in ALGORITHMS]
+    """Sorts keys: first the project's algorithms in the order of their rows, then all others by name."""
+    keys = [row.key for row in algorithms()]
     return (keys.index(key), '') if key in keys else (len(keys), key)
 
 
@@ -143,26 +290,25 @@ def identify(name: Optional[str], script: Optional[str], flags: Dict[str, Any], 
     path : str
         The file.
 
-    Outputs
+    Returns
     -------
     str
         A key of `ALGORITHMS` or `REFERENCES`, or, for an algorithm of the user's own, the name it goes by.
     """
-    if name in _BY_KEY:
+    if name in _by_key():
         return str(name)
-    known = {a.script[len('train_'):-len('.py')] for a in ALGORITHMS}
+    known = _by_script()
     for text in (script, name):
-        text = _plain(text)
-        if text in known:
-            return _with_loss(text, flags)
+        if _plain(text) in known:
+            return _variant(known[_plain(text)], flags)
     if name or script:
         return str(name or _plain(script))
     stem = os.path.basename(path).split('.')[0]
     prefix = flags.get('save_model_prefix')
     for text in (stem, prefix if isinstance(prefix, str) else ''):
-        for one in sorted(known, key=len, reverse=True):
-            if (_plain(text) + '_').startswith(one + '_'):
-                return _with_loss(one, flags)
+        for word in sorted(known, key=len, reverse=True):
+            if (_plain(text) + '_').startswith(word + '_'):
+                return _variant(known[word], flags)
     return stem or 'unknown'
 
 
@@ -172,8 +318,10 @@ def _plain(script: Optional[str]) -> str:
     return name[len('train_'):] if name.startswith('train_') else name
 
 
-def _with_loss(script: str, flags: Dict[str, Any]) -> str:
-    if script != 'proxy':
-        return next(a.key for a in ALGORITHMS if a.script == f'train_{script}.py')
-    loss = str(flags.get('loss', 'triplet'))
-    return {'nca': 'proxy-nca', 'triplet': 'proxy-triplet', 'proxymargin': 'proxy-margin'}.get(loss, f'proxy-{loss}')
+def _variant(rows: List[Algorithm], flags: Dict[str, Any]) -> str:
+    """The key of the script's row whose flags the log has; a variant that is no row is named by its first flag."""
+    for row in rows:
+        if all(str(flags.get(name.replace('-', '_'))) == value for name, value in row.flags):
+            return row.key
+    word, value = script_word(rows[0]), str(flags.get(rows[0].flags[0][0].replace('-', '_'), 'default'))
+    return f'{word}-{value[len(word):] if value.startswith(word) else value}'

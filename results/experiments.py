@@ -5,19 +5,19 @@ The head of that file says how it is written. Whatever the file, reading it ends
 """
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import threading
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import yaml
 
 from common.errors import UsageError
-from results.algorithms import ALGORITHMS, algorithm
-from results.readlog import Experiment, LogError, Run, read_log
+from common.files import atomic_write
+from results.algorithms import algorithm, algorithms, script_word
+from results.readlog import LogError, read_log
+from results.records import Experiment, Run
 
 EXPERIMENTS_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'experiments.yaml')
 MAX_FILE = 1 << 20
@@ -39,6 +39,7 @@ class Spec:
     flags: Dict[str, Optional[str]]
     algorithms: Dict[str, Dict[str, Optional[str]]]
     sweep: Dict[str, List[str]]
+    images_per_epoch: Optional[int] = None
 
     @property
     def needs_data(self) -> bool:
@@ -68,74 +69,86 @@ def load_experiments(path: str = EXPERIMENTS_FILE) -> Dict[str, Spec]:
     listed = content.get('experiments') if isinstance(content, dict) else None
     if not isinstance(listed, dict) or not listed:
         raise ExperimentsError(f'{path} has no mapping "experiments" of names to experiments')
-    return {_name(name, path): _spec(name, value, path) for name, value in listed.items()}
+    found = {}
+    for name, value in listed.items():
+        if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9][\w.-]{0,99}', name):
+            raise ExperimentsError(f'{path}: {_short(name)} is no name (letters, digits, dots, dashes)')
+        try:
+            found[name] = _spec(name, value)
+        except ExperimentsError as error:
+            raise ExperimentsError(f'{path}, {name}: {error}') from error
+    return found
 
 
-def _name(name: Any, path: str) -> str:
-    if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9][\w.-]{0,99}', name):
-        raise ExperimentsError(f'{path}: {str(name)[:60]!r} is no name (letters, digits, dots, dashes)')
-    return name
+def _short(value: Any) -> str:
+    return repr(str(value)[:60])
 
 
-def _spec(name: str, value: Any, path: str) -> Spec:
-    where = f'{path}, {name}'
+def _spec(name: str, value: Any) -> Spec:
+    """Checks one experiment; what is wrong with it is an `ExperimentsError` that does not say where."""
+    fields = ('title', 'runs', 'seed', 'flags', 'algorithms', 'images-per-epoch', 'sweep')
     if not isinstance(value, dict):
-        raise ExperimentsError(f'{where}: an experiment is a mapping')
-    unknown = [k for k in value if k not in ('title', 'runs', 'seed', 'flags', 'algorithms', 'sweep')]
-    if unknown:
-        raise ExperimentsError(f'{where}: {str(unknown[0])[:60]!r} is none of title, runs, seed, flags, algorithms, '
-                               'sweep')
-    chosen = value.get('algorithms')
+        raise ExperimentsError('an experiment is a mapping')
+    for key in value:
+        if key not in fields:
+            raise ExperimentsError(f'{_short(key)} is none of {", ".join(fields)}')
+    sweep = value.get('sweep') or {}
+    if not isinstance(sweep, dict) or not all(isinstance(v, list) and v for v in sweep.values()):
+        raise ExperimentsError('"sweep" must map a flag to a list of values')
+    axes: Dict[str, List[str]] = {}
+    for flag, values in sweep.items():
+        texts = [_flags({flag: one}).get(flag) for one in values]
+        if None in texts:
+            raise ExperimentsError('the values of "sweep" must be numbers or words')
+        axes[flag] = texts
+    images = value.get('images-per-epoch')
+    return Spec(name, str(value.get('title') or name)[:200], _whole(value, 'runs', 1, 1),
+                _whole(value, 'seed', 123, 0), _flags(value.get('flags')), _algorithms(value.get('algorithms', 'all')),
+                axes, None if images is None else _whole(value, 'images-per-epoch', 1, 1))
+
+
+def _algorithms(chosen: Any) -> Dict[str, Dict[str, Optional[str]]]:
+    """The algorithms of an experiment with their own flags; `all` stands for those that are not named."""
+    if chosen == 'all':
+        chosen = {'all': {}}
     if isinstance(chosen, list):
         chosen = {one: {} for one in chosen if isinstance(one, str)}
     if not isinstance(chosen, dict) or not chosen:
-        raise ExperimentsError(f'{where}: "algorithms" must name at least one')
+        raise ExperimentsError('"algorithms" must be all, or name at least one')
+    known = [row.key for row in algorithms()]
     for key in chosen:
-        if key not in {a.key for a in ALGORITHMS}:
-            raise ExperimentsError(f'{where}: there is no algorithm {str(key)[:60]!r} (there are: '
-                                   f'{", ".join(a.key for a in ALGORITHMS)})')
-    sweep = value.get('sweep') or {}
-    if not isinstance(sweep, dict) or not all(isinstance(v, list) and v for v in sweep.values()):
-        raise ExperimentsError(f'{where}: "sweep" must map a flag to a list of values')
-    axes: Dict[str, List[str]] = {}
-    for flag, values in sweep.items():
-        given = [_flags({flag: v}, where) for v in values]
-        axes[str(flag)] = [one[str(flag)] for one in given if one.get(str(flag)) is not None]
-        if len(axes[str(flag)]) != len(values):
-            raise ExperimentsError(f'{where}: the values of "sweep" must be numbers or words')
-    return Spec(name, str(value.get('title') or name)[:200], _whole(value, 'runs', 1, 1, where),
-                _whole(value, 'seed', 123, 0, where), _flags(value.get('flags'), where),
-                {key: _flags(own, where) for key, own in chosen.items()}, axes)
+        if key not in known and key != 'all':
+            raise ExperimentsError(f'there is no algorithm {_short(key)} (there are: {", ".join(known)})')
+    flags = {key: _flags(own) for key, own in chosen.items()}
+    rest = flags.pop('all', None)
+    return flags if rest is None else {key: flags.get(key, rest) for key in known}
 
 
-def _whole(value: Dict[str, Any], name: str, default: int, low: int, where: str) -> int:
+def _whole(value: Dict[str, Any], name: str, default: int, low: int) -> int:
     number = value.get(name, default)
     if isinstance(number, bool) or not isinstance(number, int) or not low <= number < 2 ** 31:
-        raise ExperimentsError(f'{where}: "{name}" must be a whole number from {low}')
+        raise ExperimentsError(f'"{name}" must be a whole number from {low}')
     return number
 
 
-def _flags(value: Any, where: str) -> Dict[str, Optional[str]]:
+def _flags(value: Any) -> Dict[str, Optional[str]]:
     """Checked flags; a flag that is false or null is left out."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ExperimentsError(f'{where}: flags are a mapping of names to values')
+    if not isinstance(value, (dict, type(None))):
+        raise ExperimentsError('flags are a mapping of names to values')
     found: Dict[str, Optional[str]] = {}
-    for name, one in value.items():
+    for name, one in (value or {}).items():
         if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z][A-Za-z0-9-]{0,60}', name):
-            raise ExperimentsError(f'{where}: {str(name)[:60]!r} is no name of a flag (leave the dashes out)')
+            raise ExperimentsError(f'{_short(name)} is no name of a flag (leave the dashes out)')
         if name in ('seed', 'number-of-runs', 'logfile', 'save-model-prefix', 'load-checkpoint', 'data-path', 'gpus'):
-            raise ExperimentsError(f'{where}: --{name} is set by results.reproduce itself')
+            raise ExperimentsError(f'--{name} is set by results.reproduce itself')
         if one is None or one is False:
             continue
-        if isinstance(one, list) and all(isinstance(v, (str, int, float)) and not isinstance(v, bool) for v in one):
-            one = ','.join(str(v) for v in one)
-        if one is not True and (isinstance(one, bool) or not isinstance(one, (str, int, float))):
-            raise ExperimentsError(f'{where}: the value of {name} must be a number, a word, true or false')
-        text = None if one is True else str(one)
+        words = one if isinstance(one, list) else [one]
+        if one is not True and not all(type(word) in (str, int, float) for word in words):
+            raise ExperimentsError(f'the value of {name} must be a number, a word, true or false')
+        text = None if one is True else ','.join(str(word) for word in words)
         if text is not None and (len(text) > 500 or '\0' in text):
-            raise ExperimentsError(f'{where}: the value of {name} cannot be passed to a program')
+            raise ExperimentsError(f'the value of {name} cannot be passed to a program')
         found[name] = text
     return found
 
@@ -226,13 +239,32 @@ def expand(spec: Spec, results_dir: str = 'results', runs: Optional[int] = None,
             variant = '_'.join(re.sub(r'[^\w.-]', '-', f'{k}-{v}') for k, v in setting.items())
             for key in chosen:
                 flags = {**spec.flags, **dict(algorithm(key).flags), **spec.algorithms[key], **setting}
+                flags.update(_batches(spec, key, flags))
                 jobs.append(Job(spec.name, key, variant, seed, flags, results_dir, data_path, script_dir))
     return jobs
 
 
 def _is_named(key: str, word: str) -> bool:
     """Does a word of ``--only`` mean this algorithm? By its key, or by its script, which may be two."""
-    return word in (key, algorithm(key).script[len('train_'):-len('.py')])
+    return word in (key, script_word(algorithm(key)))
+
+
+def _batches(spec: Spec, key: str, flags: Dict[str, Optional[str]]) -> Dict[str, str]:
+    """The flag that makes an epoch `images_per_epoch` long, for a script whose epoch is a fixed number of batches.
+
+    All others' epoch is one pass over the images already.
+    """
+    row = algorithm(key)
+    declared = any(name in flags for name in ('batches-per-epoch', 'iteration-per-epoch', 'epoch-length'))
+    if spec.images_per_epoch is None or declared or not row.batches_per_epoch:
+        return {}
+    size = flags.get('batch-size') or row.batch_size
+    try:
+        batches = spec.images_per_epoch // int(size)
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise ExperimentsError(f'{spec.name}: the batch size of {row.script} is not known; say its batches-per-epoch '
+                               'under "algorithms"') from None
+    return {'batches-per-epoch': str(max(1, batches))}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -283,18 +315,8 @@ def read_note(job: Job) -> Dict[str, Any]:
 
 def write_note(job: Job, **fields: Any) -> None:
     """Notes `fields` and the job's flags, atomically."""
-    path = job.note('.json')
-    temporary = f'{path}.tmp-{os.getpid()}-{threading.get_ident()}'
-    try:
-        with open(temporary, 'w', encoding='utf-8') as file:
-            json.dump({**fields, 'flags': job.flags}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise OSError(error.errno, error.strerror, path) from error
+    with atomic_write(job.note('.json'), 'w') as file:
+        json.dump({**fields, 'flags': job.flags}, file)
 
 
 def put_stale_aside(job: Job) -> None:

@@ -34,8 +34,11 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+from tqdm import tqdm
+
+from common.command import CommandParser, run_command
 from results.experiments import (
     EXPERIMENTS_FILE,
     ExperimentsError,
@@ -43,14 +46,71 @@ from results.experiments import (
     expand,
     finished,
     load_experiments,
+    matching,
     put_stale_aside,
     read_note,
     write_note,
 )
-from results.progress import Board, Outcome
 
 LAST_LINES = 8
 PATIENCE = 120.0        # seconds that an interrupted run has to save its checkpoint
+
+
+class Outcome(NamedTuple):
+    """How a job ended: ``finished``, ``failed``, ``skipped`` (was finished before) or ``interrupted``."""
+
+    job: Job
+    status: str
+    seconds: float = 0.0
+    last_lines: Tuple[str, ...] = ()
+
+
+class RunsBar:
+    """One bar over all runs, with the names of those under way behind it, and a line for each run that ended.
+
+    Where the output is no terminal the bar is written once a minute.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._bar = tqdm(total=total, unit='run', file=sys.stdout, mininterval=0.1 if sys.stdout.isatty() else 60)
+        self._lock = threading.Lock()
+        self._running: Dict[str, None] = {}
+        self._ended: Dict[str, Outcome] = {}
+
+    def start(self, job: Job) -> None:
+        """Notes that a job runs."""
+        with self._lock:
+            if job.name not in self._ended:
+                self._running[job.name] = None
+                self._bar.set_postfix_str(', '.join(self._running), refresh=False)
+
+    def end(self, outcome: Outcome) -> None:
+        """Notes how a job ended."""
+        with self._lock:
+            if outcome.job.name in self._ended:
+                return
+            self._running.pop(outcome.job.name, None)
+            self._ended[outcome.job.name] = outcome
+            spent = f' in {tqdm.format_interval(outcome.seconds)}' if outcome.seconds else ''
+            tqdm.write(f'{outcome.status:<9} {outcome.job.name}{spent}{_reached(outcome)}', file=self._bar.fp)
+            self._bar.set_postfix_str(', '.join(self._running), refresh=False)
+            self._bar.update()
+
+    def refresh(self) -> None:
+        """Draws the bar again, which shows the time."""
+        self._bar.update(0)
+
+    def close(self) -> None:
+        """Leaves the bar as it is and goes to the next line."""
+        self._bar.close()
+
+
+def _reached(outcome: Outcome) -> str:
+    for _, run in matching(outcome.job) if outcome.status == 'finished' else ():
+        best, last = (run.chosen.get(s, (None, {}))[1].get('recall@1') for s in ('best-on-test', 'last'))
+        if best is not None and last is not None:
+            return f', recall@1 {best:.2f} (last epoch {last:.2f})'
+    return ''
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -128,7 +188,7 @@ def execute_in(folder: str, job: Job) -> Outcome:
 # ---------------------------------------------------------------------------------------------------------------------
 # Running all
 
-def run_locally(jobs: Sequence[Job], slots: int, gpus: Sequence[str], board: Board) -> List[Outcome]:
+def run_locally(jobs: Sequence[Job], slots: int, gpus: Sequence[str]) -> List[Outcome]:
     """Runs `slots` at a time on this machine; each has a GPU of its own if `gpus` are named."""
     threads = max(1, (os.cpu_count() or 1) // slots) if not gpus and slots > 1 else None
     devices: queue.Queue[Optional[str]] = queue.Queue()
@@ -140,6 +200,7 @@ def run_locally(jobs: Sequence[Job], slots: int, gpus: Sequence[str], board: Boa
     outcomes: List[Outcome] = []
     processes: Dict[str, subprocess.Popen] = {}
     stop = threading.Event()
+    bar = RunsBar(len(jobs))
 
     def work() -> None:
         while not stop.is_set():
@@ -148,7 +209,7 @@ def run_locally(jobs: Sequence[Job], slots: int, gpus: Sequence[str], board: Boa
             except queue.Empty:
                 return
             device = devices.get()
-            board.start(job)
+            bar.start(job)
             try:
                 outcome = execute(job, device, threads, lambda p, name=job.name: processes.__setitem__(name, p))
             except OSError as error:
@@ -159,27 +220,24 @@ def run_locally(jobs: Sequence[Job], slots: int, gpus: Sequence[str], board: Boa
             if stop.is_set() and outcome.status == 'failed':
                 outcome = Outcome(job, 'interrupted', outcome.seconds)
             outcomes.append(outcome)
-            board.end(outcome)
+            bar.end(outcome)
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(slots)]
     for worker in workers:
         worker.start()
     try:
-        _watch(workers, board)
+        while any(worker.is_alive() for worker in workers):
+            for worker in workers:
+                worker.join(0.5 / len(workers))
+            bar.refresh()
     except KeyboardInterrupt:
         stop.set()
-        board.refresh()
         print('interrupted: waiting for the runs to save their checkpoints', file=sys.stderr)
         _stop(processes, workers)
         raise
+    finally:
+        bar.close()
     return outcomes
-
-
-def _watch(workers: Sequence[threading.Thread], board: Board) -> None:
-    while any(w.is_alive() for w in workers):
-        for worker in workers:
-            worker.join(0.5 / len(workers))
-        board.refresh()
 
 
 def _stop(processes: Dict[str, subprocess.Popen], workers: Sequence[threading.Thread]) -> None:
@@ -198,8 +256,8 @@ def _stop(processes: Dict[str, subprocess.Popen], workers: Sequence[threading.Th
 
 
 @contextlib.contextmanager
-def _engine(backend: str, address: Optional[str]) -> Iterator[Tuple[Dict[str, Any], int]]:
-    """joblib's settings for an engine, and how many runs it can do at a time."""
+def _engine(backend: str, address: Optional[str]) -> Iterator[Dict[str, Any]]:
+    """joblib's settings for an engine."""
     if backend == 'dask':
         try:
             from distributed import Client
@@ -213,7 +271,7 @@ def _engine(backend: str, address: Optional[str]) -> Iterator[Tuple[Dict[str, An
         except (OSError, ValueError) as error:
             raise ExperimentsError(f'--address {address}: no Dask scheduler answers there') from error
         try:
-            yield {'backend': _dask_backend(), 'n_jobs': -1}, sum(client.nthreads().values())
+            yield {'backend': _dask_backend(), 'n_jobs': -1}
         finally:
             client.close()
     else:
@@ -232,7 +290,7 @@ def _engine(backend: str, address: Optional[str]) -> Iterator[Tuple[Dict[str, An
             gpus = int(resources.get('GPU', 0))
             slots = gpus or max(2, int(resources.get('CPU', 1)))
             # a GPU of its own for each run, where there are any
-            yield {'backend': 'ray', 'n_jobs': slots, 'ray_remote_args': {'num_gpus': 1} if gpus else {}}, slots
+            yield {'backend': 'ray', 'n_jobs': slots, 'ray_remote_args': {'num_gpus': 1} if gpus else {}}
         finally:
             ray.shutdown()
 
@@ -248,14 +306,13 @@ def _dask_backend() -> Any:
     return Backend(wait_for_workers_timeout=60)
 
 
-def run_on_cluster(jobs: Sequence[Job], backend: str, address: Optional[str], stream: Any = None) -> List[Outcome]:
+def run_on_cluster(jobs: Sequence[Job], backend: str, address: Optional[str]) -> List[Outcome]:
     """Runs all on a cluster through joblib; the engine hands out what a dead worker had."""
     import joblib
     folder = os.getcwd()
     results: List[Outcome] = []
     problems: List[BaseException] = []
-    with _engine(backend, address) as (settings, slots):
-        board = Board(jobs, slots, stream)
+    with _engine(backend, address) as settings, contextlib.closing(RunsBar(len(jobs))) as bar:
 
         def work() -> None:
             try:
@@ -273,17 +330,17 @@ def run_on_cluster(jobs: Sequence[Job], backend: str, address: Optional[str], st
             for job in jobs:
                 note = read_note(job)
                 if note.get('state') == 'running' and note.get('started', 0) >= begin - 1:
-                    board.start(job)
+                    bar.start(job)
                 elif note.get('state') == 'finished' and finished(job):
-                    board.end(Outcome(job, 'finished', float(note.get('seconds') or 0)))
-            board.refresh()
-    have = {o.job.name for o in results}
-    why = tuple(f'the {backend} engine: {problem!r}'[:300] for problem in problems)
-    for job in jobs:
-        if job.name not in have:
-            results.append(Outcome(job, 'finished') if finished(job) else Outcome(job, 'failed', 0.0, why))
-    for outcome in results:
-        board.end(outcome)
+                    bar.end(Outcome(job, 'finished', float(note.get('seconds') or 0)))
+            bar.refresh()
+        have = {outcome.job.name for outcome in results}
+        why = tuple(f'the {backend} engine: {problem!r}'[:300] for problem in problems)
+        for job in jobs:
+            if job.name not in have:
+                results.append(Outcome(job, 'finished') if finished(job) else Outcome(job, 'failed', 0.0, why))
+        for outcome in results:
+            bar.end(outcome)
     return results
 
 
@@ -292,8 +349,8 @@ def run_on_cluster(jobs: Sequence[Job], backend: str, address: Optional[str], st
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog='python -m results.reproduce', description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = CommandParser(prog='python -m results.reproduce', description=__doc__,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument('experiments', nargs='*', metavar='EXPERIMENT', help='what to run; --list names them')
     made.add_argument('--list', action='store_true', help='list the experiments')
     made.add_argument('--runs', type=_positive, metavar='N', help='seeds of each (what the file says)')
@@ -316,7 +373,7 @@ def _positive(text: str) -> int:
 
 
 def main(argv: Optional[List[str]] = None, script_dir: str = '') -> int:
-    """The command; gives its exit status: 0, 1 if a run failed, 2 on wrong use, 130 if interrupted.
+    """The command; gives its exit status: 0, 1 if a run failed, or what `run_command` says.
 
     Parameters
     ----------
@@ -325,28 +382,11 @@ def main(argv: Optional[List[str]] = None, script_dir: str = '') -> int:
     script_dir : str
         Folder of the training scripts; the current one unless said.
     """
-    made = parser()
-    opt = made.parse_args(argv)
-    signal_before = signal.getsignal(signal.SIGTERM)
-    try:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)       # so that runs save their checkpoints
-        return _main(opt, script_dir)
-    except ExperimentsError as error:
-        print(f'results.reproduce: {error}', file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f'results.reproduce: {error.filename or opt.results_dir}: {error.strerror or error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('results.reproduce: interrupted; the same command goes on from here', file=sys.stderr)
-        return 130
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal_before)
+    opt = parser().parse_args(argv)
+    return run_command('results.reproduce', lambda: _run(opt, script_dir))
 
 
-def _main(opt: argparse.Namespace, script_dir: str) -> int:
+def _run(opt: argparse.Namespace, script_dir: str) -> int:
     specs = load_experiments(opt.file)
     if opt.list:
         for spec in specs.values():
@@ -375,11 +415,15 @@ def _main(opt: argparse.Namespace, script_dir: str) -> int:
     if opt.dry_run:
         return _dry_run(jobs, waiting, gpus)
     print(f'{len(jobs)} runs, {len(jobs) - len(waiting)} of them finished before', flush=True)
-    if opt.backend == 'local':
-        slots = min(opt.jobs or len(gpus) or 1, max(1, len(waiting)))
-        outcomes = run_locally(waiting, slots, gpus, Board(waiting, slots))
-    else:
-        outcomes = run_on_cluster(waiting, opt.backend, opt.address) if waiting else []
+    outcomes: List[Outcome] = []
+    try:
+        if waiting and opt.backend == 'local':
+            outcomes = run_locally(waiting, min(opt.jobs or len(gpus) or 1, len(waiting)), gpus)
+        elif waiting:
+            outcomes = run_on_cluster(waiting, opt.backend, opt.address)
+    except KeyboardInterrupt as interruption:
+        interruption.args = ('interrupted; the same command goes on from here',)
+        raise
     return _close(opt, outcomes)
 
 

@@ -266,9 +266,9 @@ CASES = [
     Case('disk-embeddings', 'the disk is full: embeddings', f'common.evaluation: {FULL}: disk/e.npz', 1,
          'the file before', [*EVALUATE, '--model', BEST, '--output', 'disk/e'],
          disk=0, after=nothing_in('disk')),
-    Case('disk-plots', 'the disk is full: figures', f'results.plots: disk/....png: {FULL}', 1, 'the figures before',
+    Case('disk-plots', 'the disk is full: figures', f'results.plots: {FULL}: disk/....png', 1, 'the figures before',
          ['-m', 'results.plots', 'trained/logs', '--out', 'disk'], disk=0, after=nothing_in('disk')),
-    Case('disk-report', 'the disk is full: report', f'results.report: disk/r.html: {FULL}', 1, 'the report before',
+    Case('disk-report', 'the disk is full: report', f'results.report: {FULL}: disk/r.html', 1, 'the report before',
          ['-m', 'results.report', 'trained/logs', '--out', 'disk/r.html'], disk=8, after=nothing_in('disk')),
     Case('two-runs', 'two runs save the same models', f'train_margin.py: results/models/{NAME}.*: another run saves '
          'its models there: choose another --save-model-prefix', 1, 'the first run is not disturbed', TRAIN,

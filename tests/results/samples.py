@@ -23,7 +23,7 @@ def config(key='margin', seed=123, runs=1, identity=None, time='2026-01-01T00:00
     own = dict({'dataset': 'GLYPHS', 'model': 'convnet', 'embed_dim': 64, 'batch_size': 80, 'epochs': 8, 'seed': seed,
                 'number_of_runs': runs, 'gpus': '-1', 'logfile': 'x'}, **dict(a.flags), **flags)
     return {'event': 'config', 'id': identity or f'{key}-{seed}-{own["embed_dim"]}', 'time': time,
-            'algorithm': key.split('-')[0] if a.script else key, 'script': a.script or f'train_{key}.py',
+            'algorithm': key if not a.flags else key.split('-')[0], 'script': a.script or f'train_{key}.py',
             'dataset': own['dataset'], 'model': own['model'], 'flags': own, 'seed': seed, 'runs': runs,
             'versions': {'python': '3.11.9', 'mxnet': '1.9.1', 'numpy': '1.23.5'}, 'device': ['cpu(0)'],
             'weights': {'file': 'convnet.params', 'sha256': 'ab' * 32}, 'git': '0123456789ab',

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from results.algorithms import ALGORITHMS, algorithm, identify, position
+from results.algorithms import ALGORITHMS, AlgorithmError, algorithm, identify, look, position, read_scripts
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB.
 SIGHT = {
@@ -31,25 +31,81 @@ def _lab(colour, sight):
 
 
 @pytest.mark.parametrize('sight', SIGHT)
-def test_any_two_differ_in_hue_for_this_sight_or_in_hatch_dash_and_filling(sight):
-    assert len({a.colour for a in ALGORITHMS}) == 13
-    for a, b in itertools.combinations(ALGORITHMS, 2):
-        apart = np.linalg.norm(_lab(a.colour, SIGHT[sight]) - _lab(b.colour, SIGHT[sight]))
-        other = a.hatch != b.hatch and a.dashes != b.dashes and a.open_marker != b.open_marker
-        assert other or (apart > 15 and a.marker != b.marker), (a.name, b.name, apart)
+def test_any_two_of_52_rows_differ_in_hue_for_this_sight_or_in_hatch_and_dash(sight):
+    looks = [look(place) for place in range(52)]
+    colours = {one['colour']: _lab(one['colour'], SIGHT[sight]) for one in looks}
+    for a, b in itertools.combinations(looks, 2):
+        apart = np.linalg.norm(colours[a['colour']] - colours[b['colour']])
+        other = a['hatch'] != b['hatch'] and a['dashes'] != b['dashes']
+        assert other or (apart > 15 and a['marker'] != b['marker']), (a, b, apart)
+        assert a['colour'] != b['colour'] or a['marker'] != b['marker'], (a, b)
 
 
-def test_every_script_of_the_project_has_a_row():
+def test_every_row_of_the_project_has_the_look_of_its_place():
+    for place, a in enumerate(ALGORITHMS):
+        assert {name: getattr(a, name) for name in look(place)} == look(place)
+
+
+def test_every_script_of_the_project_has_a_row_in_the_order_of_publication():
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    there = {name for name in os.listdir(root) if re.fullmatch(r'train_\w+\.py', name)}
-    assert there == {a.script for a in ALGORITHMS} and len(there) == 12 and len(ALGORITHMS) == 13
+    assert {name for name in os.listdir(root) if re.fullmatch(r'train_\w+\.py', name)} == {a.script for a in ALGORITHMS}
+    assert [(a.published, a.script) for a in ALGORITHMS] == sorted((a.published, a.script) for a in ALGORITHMS)
+    assert [a.key for a in ALGORITHMS if a.script == 'train_proxy.py'] == ['proxy-nca', 'proxy-triplet']
     for a in ALGORITHMS:
         assert a.link.startswith('https://') and a.title and a.idea.endswith('.') and a.idea.count('.') == 1
+
+
+SCRIPT = """
+import nothing_of_this_name
+ALGORITHM = {'key': 'mine', 'name': 'Mine', 'paper': 'A Paper', 'link': 'https://arxiv.org/abs/1',
+             'published': '2019-04', 'idea': 'One sentence.', 'smoke': ['--x 1'], 'search': {'lr': ('log', 1e-4, 1e-2)}}
+
+def parse_args(argv=None):
+    parser = TrainingParser('train_mine', 'mine', __doc__, batch_size=80)
+    parser.add_batches_per_epoch(200)
+"""
+
+
+def test_a_script_is_read_and_not_run(tmp_path):
+    (tmp_path / 'train_mine.py').write_text(SCRIPT)
+    (tmp_path / 'train_b.py').write_text(SCRIPT.replace("'mine'", "'b'").replace('2019-04', '2015-01').replace(
+        "'search'", "'variants': {'b-2': {'name': 'Two', 'flags': '--loss 2'}, 'b-1': {'name': 'One', 'flags': "
+                    "'--loss 1 --k 3', 'idea': 'Other.'}}, 'search'").replace('parser.add_batches_per_epoch(200)', ''))
+    two, one, mine = read_scripts(str(tmp_path))
+    assert (two.key, two.name, two.flags, two.idea) == ('b-2', 'Two', (('loss', '2'),), 'One sentence.')
+    assert (one.key, one.flags, one.idea, one.title) == ('b-1', (('loss', '1'), ('k', '3')), 'Other.', 'A Paper')
+    assert (mine.key, mine.script, mine.batch_size, mine.batches_per_epoch) == ('mine', 'train_mine.py', 80, 200)
+    assert (two.batch_size, two.batches_per_epoch) == (80, None) and mine.search == {'lr': ('log', 1e-4, 1e-2)}
+    assert len({a.colour for a in (two, one, mine)}) == 3
+
+
+@pytest.mark.parametrize('old, new, part', [
+    ('ALGORITHM =', 'OTHER =', 'no ALGORITHM'), ("'key': 'mine', ", '', "no 'key'"), ("'A Paper'", '5', "'paper'"),
+    ("'2019-04'", "'2019-13'", "'published'"), ("'2019-04'", "'April'", "'published'"),
+    ("'idea'", "'ideal'", "'ideal'"), ("['--x 1']", "'--x 1'", "'smoke'"), ("['--x 1']", '[]', "'smoke'"),
+    ("('log', 1e-4, 1e-2)", '(1, 2)', "'search'"), ("('log', 1e-4, 1e-2)", "('log', 0, 1)", "'search'"),
+    ("'Mine'", 'open("x")', 'literal'), ('ALGORITHM =', 'A = (', 'line'), ('https://arxiv', 'arxiv', "'link'"),
+    ("'search'", "'variants': {'b': {'name': 'B', 'flags': 'x'}}, 'search'", "'b'"), ("'mine'", "'My Own'", "'My Own'"),
+    ("'mine'", "'raw-pixels'", "'raw-pixels' is taken"), ('(200)', '(N)', 'line 8')])
+def test_a_mistake_in_a_script_is_one_sentence_that_names_file_and_field(tmp_path, old, new, part):
+    assert old in SCRIPT
+    (tmp_path / 'train_mine.py').write_text(SCRIPT.replace(old, new, 1))
+    with pytest.raises(AlgorithmError) as error:
+        read_scripts(str(tmp_path))
+    assert part in str(error.value) and 'train_mine.py' in str(error.value) and '\n' not in str(error.value)
+
+
+def test_two_scripts_of_one_key_are_named_both(tmp_path):
+    for name in ('train_a.py', 'train_b.py'):
+        (tmp_path / name).write_text(SCRIPT)
+    with pytest.raises(AlgorithmError, match="train_b.py: .*'mine' is taken by train_a.py"):
+        read_scripts(str(tmp_path))
 
 
 @pytest.mark.parametrize('given, key', [
     (('margin', 'train_margin.py', {}), 'margin'), (('x', 'train_proxy.py', {'loss': 'nca'}), 'proxy-nca'),
     (('proxy', None, {'loss': 'triplet'}), 'proxy-triplet'), (('proxy', None, {'loss': 'xentropy'}), 'proxy-xentropy'),
+    (('proxy', 'train_proxy.py', {'loss': 'proxymargin'}), 'proxy-margin'),
     (('semihard', 'train_triplet_semihard.py', {}), 'triplet'), (('raw-pixels', 'x.py', {}), 'raw-pixels'),
     (('margin-mine', 'train_margin_mine.py', {}), 'margin-mine'), ((None, 'train_new_idea.py', {}), 'new_idea'),
     ((None, None, {}, '/a/train_rankedlistloss_cub_resnet.log'), 'rankedlistloss'),
@@ -61,6 +117,7 @@ def test_a_log_is_recognised(given, key):
 
 
 def test_an_algorithm_of_the_users_own_comes_last_and_always_looks_the_same():
-    keys = sorted(['zebra', 'my-loss', 'discriminative', 'triplet'], key=position)
-    assert keys == ['triplet', 'discriminative', 'my-loss', 'zebra']
+    keys = sorted(['zebra', 'my-loss', ALGORITHMS[-1].key, 'triplet'], key=position)
+    assert keys == ['triplet', ALGORITHMS[-1].key, 'my-loss', 'zebra']
+    assert algorithm('proxy-margin').name == 'Proxy-margin'
     assert algorithm('my-loss') == algorithm('my-loss') and algorithm('my-loss').name == 'my-loss'

@@ -6,7 +6,6 @@ import importlib.util
 import io
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -21,10 +20,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results import experiments, progress, reproduce
-from results.algorithms import ALGORITHMS
+from results import experiments, reproduce
+from results.algorithms import ALGORITHMS, algorithm
 from results.readlog import read_log
-from tests.results import samples
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FILE = """
@@ -226,35 +224,18 @@ def _until(condition, seconds=60):
         time.sleep(0.05)
 
 
-def test_the_live_table_shows_what_runs_and_the_time_left(place, monkeypatch):
-    job = experiments.expand(experiments.load_experiments('x.yaml')['tiny'])[0]
-    others = experiments.expand(experiments.load_experiments('x.yaml')['tiny'])[1:]
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-    stream = Terminal()
-    board = progress.Board([job, *others], 2, stream)
-    board.start(job)
-    config = samples.config('margin', 5, dataset='GLYPHS', epochs=3, use_crops=True)
-    samples.write(job.log, [config, *samples.run_events(config['id'], [10.0], end=False)])
-    now = time.time()
-    monkeypatch.setattr(progress.time, 'time', lambda: now + 30)
-    lines = board.table()
-    assert lines[0].split() == ['run', 'epoch', 'recall@1', 'elapsed', 'left']
-    assert re.split(r'\s{2,}', lines[1]) == ['margin_seed5', '1/3', '10.00', '30 s', '1:00 min']
-    # 60 s of this one and 90 s each of five, two at a time
-    assert lines[2] == '0 of 6 done, 1 running, 5 to come; about 4:15 min left'
-    board.refresh()
-    board.end(progress.Outcome(job, 'finished', 90.0))
-    board.refresh()
-    assert '\x1b[3A\x1b[J' in stream.getvalue() and '1 of 6 done, 0 running' in stream.getvalue()
-
-
-@pytest.mark.parametrize('seconds, text', [(0, '0 s'), (59.4, '59 s'), (59.6, '1:00 min'), (754, '12:34 min'),
-                                           (11103, '3:05 h')])
-def test_durations(seconds, text):
-    assert progress.duration(seconds) == text
+def test_the_bar_shows_what_runs_and_a_line_tells_what_ended(place, capsys):
+    job, other = experiments.expand(experiments.load_experiments('x.yaml')['tiny'])[:2]
+    bar = reproduce.RunsBar(2)
+    bar.start(job)
+    bar.start(other)
+    bar.end(reproduce.Outcome(job, 'failed', 90.0))
+    bar.end(reproduce.Outcome(job, 'failed', 90.0))         # a cluster may tell it twice
+    bar.start(job)
+    bar.close()
+    out = capsys.readouterr().out
+    assert out.count('failed    margin_seed5 in 01:30') == 1 and '1/2' in out.split('\r')[-1]
+    assert other.name in out.split('\r')[-1] and job.name not in out.split('\r')[-1]
 
 
 @pytest.mark.parametrize('words, part', [
@@ -280,12 +261,41 @@ def test_the_projects_own_file_declares_the_paper_and_glyphs():
                            'embedding-size', 'batch-size']
     for name in ('glyphs', 'cub-inception', 'cub-resnet50', 'cars196', 'sop'):
         assert list(specs[name].algorithms) == [a.key for a in ALGORITHMS]
-    assert len(experiments.expand(specs['glyphs'])) == 39 and not specs['glyphs'].needs_data
+    assert len(experiments.expand(specs['glyphs'])) == 3 * len(ALGORITHMS) and not specs['glyphs'].needs_data
     assert len(experiments.expand(specs['embedding-size'])) == 8 * 6 * 3 and specs['embedding-size'].needs_data
     assert len(experiments.expand(specs['batch-size'])) == 6 * 5 * 3
     for spec in specs.values():
         jobs = experiments.expand(spec)
         assert len({job.log for job in jobs}) == len({job.prefix for job in jobs}) == len(jobs)
+
+
+def test_everybody_sees_equally_many_images_of_glyphs():
+    spec = experiments.load_experiments()['glyphs']
+    for job in experiments.expand(spec, runs=1):
+        row = algorithm(job.algorithm)
+        if row.batches_per_epoch:
+            seen = int(job.flags['batches-per-epoch']) * row.batch_size
+            assert spec.images_per_epoch - row.batch_size < seen <= spec.images_per_epoch
+        else:
+            assert 'batches-per-epoch' not in job.flags         # an epoch is one pass
+        assert int(job.flags['epochs']) * int(job.flags.get('ensemble-size', 1)) == 12
+
+
+@pytest.mark.parametrize('text', ['algorithms: all', 'algorithms: {all: {}}', ''])
+def test_an_experiment_of_all_needs_no_list(place, text):
+    (place / 'x.yaml').write_text('experiments: {a: {title: x, images-per-epoch: 4000, flags: {batch-size: 100}')
+    with open('x.yaml', 'a') as file:
+        file.write(f', {text}}}}}' if text else '}}')
+    spec = experiments.load_experiments('x.yaml')['a']
+    assert list(spec.algorithms) == [a.key for a in ALGORITHMS]
+    flags = {job.algorithm: job.flags for job in experiments.expand(spec)}
+    assert flags['margin']['batches-per-epoch'] == '40' and 'batches-per-epoch' not in flags['triplet']
+
+
+def test_all_stands_for_those_that_are_not_named(place):
+    (place / 'x.yaml').write_text('experiments: {a: {algorithms: {margin: {lr: 1}, all: {lr: 2, wd: 3}}}}')
+    spec = experiments.load_experiments('x.yaml')['a']
+    assert spec.algorithms['margin'] == {'lr': '1'} and spec.algorithms['triplet'] == {'lr': '2', 'wd': '3'}
 
 
 def test_every_command_is_one_that_its_script_takes():

@@ -1,16 +1,15 @@
-"""Runs put together: what is the same experiment with other seeds, its mean and interval, and what differs for sure."""
+"""Runs put together: what is the same experiment with other seeds, and its mean and interval."""
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
-from scipy import stats
 
 from results.algorithms import algorithm, position
-from results.readlog import Experiment, Run
+from results.records import Experiment, Run
+from results.statistics import Interval, interval, metric_order
 
 # Flags that say where a run happens and where its output goes, not what is computed.
 PLACE_FLAGS = frozenset((
@@ -18,27 +17,6 @@ PLACE_FLAGS = frozenset((
     'log_postfix', 'save_model_prefix', 'load_checkpoint', 'disable_hybridize', 'skip_pretrain_validation',
     'skip_bad_images', 'script', 'algorithm_name', 'no_nmi'))
 REFERENCE_KEYS = ('untrained', 'raw-pixels')
-
-
-class Interval(NamedTuple):
-    """Mean, sample standard deviation and half of the 95% confidence interval of n values; None where n is 1."""
-
-    mean: float
-    std: Optional[float]
-    half: Optional[float]
-    n: int
-
-
-def interval(values: Sequence[float]) -> Optional[Interval]:
-    """Student's t interval over seeds; None for no values."""
-    values = np.asarray(values, dtype=float)
-    n = len(values)
-    if n == 0:
-        return None
-    if n == 1:
-        return Interval(float(values[0]), None, None, 1)
-    std = float(values.std(ddof=1))
-    return Interval(float(values.mean()), std, float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n), n)
 
 
 @dataclass
@@ -91,21 +69,6 @@ class Group:
         """Median over the finished runs of ``seconds_per_epoch``, ``seconds`` or ``images_seen``."""
         found = [v for v in (getattr(run, attribute) for _, run in self.runs) if v is not None]
         return float(np.median(found)) if found else None
-
-
-def metric_order(name: str) -> Tuple[int, int, str]:
-    """Sorts metrics: recall@k by k, then MAP@R, R-precision, NMI."""
-    if name.startswith('recall@'):
-        return 0, int(name[len('recall@'):]), name
-    return 1, {'map@r': 0, 'r_precision': 1, 'nmi': 2}.get(name, 3), name
-
-
-METRIC_NAMES = {'map@r': 'MAP@R', 'r_precision': 'R-precision', 'nmi': 'NMI'}
-
-
-def metric_name(name: str) -> str:
-    """A metric as a person reads it."""
-    return METRIC_NAMES.get(name, name.replace('recall@', 'Recall@'))
 
 
 def group_runs(experiments: Iterable[Experiment]) -> List[Group]:
@@ -212,65 +175,3 @@ def _pixels(experiments: Iterable[Experiment]) -> Dict[str, Interval]:
             for name, value in (run.untrained or run.chosen.get('last', (None, {}))[1]).items():
                 by_metric.setdefault(name, []).append(value)
     return {name: interval(by_metric[name][-1:]) for name in sorted(by_metric, key=metric_order)}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What differs for sure
-
-class Comparison(NamedTuple):
-    """Two groups; `p` by Welch's t-test, `adjusted` by Holm over all comparisons made together, None untestable."""
-
-    first: Group
-    second: Group
-    difference: Optional[float]
-    p: Optional[float]
-    adjusted: Optional[float]
-    words: str
-
-
-def welch(first: Sequence[float], second: Sequence[float]) -> Optional[float]:
-    """Two-sided p of Welch's t-test; None where one side has fewer than two values."""
-    if len(first) < 2 or len(second) < 2:
-        return None
-    if np.ptp(first) == 0 and np.ptp(second) == 0:
-        return 1.0 if first[0] == second[0] else 0.0
-    return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
-
-
-def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
-    """Holm's step-down adjustment; None stays None and does not count."""
-    tested = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: List[Optional[float]] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, i) in enumerate(tested):
-        largest = max(largest, min(1.0, (len(tested) - rank) * p))
-        adjusted[i] = largest
-    return adjusted
-
-
-def compare(groups: Sequence[Group], selection: str, metric: str, level: float = 0.05) -> List[Comparison]:
-    """All pairs of `groups` that have the metric, with what can be said of them in words."""
-    have = [g for g in groups if g.values(selection, metric)]
-    pairs = [(a, b) for i, a in enumerate(have) for b in have[i + 1:]]
-    p_values = [welch(a.values(selection, metric), b.values(selection, metric)) for a, b in pairs]
-    tests = sum(p is not None for p in p_values)
-    found = []
-    for (a, b), p, adjusted in zip(pairs, p_values, holm(p_values)):
-        difference = float(np.mean(a.values(selection, metric)) - np.mean(b.values(selection, metric)))
-        better, worse = (a, b) if difference >= 0 else (b, a)
-        size = f'{abs(difference):.2f} points of {metric_name(metric)}'
-        if p is None:
-            words = (f'{better.name} is {size} above {worse.name}, but that cannot be tested: it takes two seeds of '
-                     'each.')
-        elif adjusted < level:
-            words = (f'{better.name} is better than {worse.name} by {size} (Welch, {_p(adjusted)} after Holm over '
-                     f'{tests} comparisons).')
-        else:
-            words = (f'{better.name} and {worse.name} are not distinguishable: {size} apart (Welch, {_p(adjusted)} '
-                     f'after Holm over {tests} comparisons).')
-        found.append(Comparison(a, b, difference, p, adjusted, words))
-    return found
-
-
-def _p(value: float) -> str:
-    return 'p < 0.001' if value < 0.001 else f'p = {value:.3f}' if value < 0.1 else f'p = {value:.2f}'

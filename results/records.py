@@ -1,0 +1,141 @@
+"""What a run log holds, whoever wrote it, and the checks of values that cannot be trusted."""
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Tuple
+
+SELECTIONS = ('best-on-test', 'last', 'best-on-val')
+MAX_COUNT = 10 ** 7         # of epochs and runs
+
+
+@dataclass
+class Epoch:
+    """What one epoch logged; `metrics` is empty where the epoch was not evaluated.
+
+    Number 0 is the untrained network. The epochs of an ensemble's members are counted through, `member` from 1.
+    """
+
+    number: int
+    member: Optional[int] = None
+    metrics: Dict[str, float] = field(default_factory=dict)
+    loss: Optional[float] = None
+    lr: Optional[float] = None
+    seconds: Optional[float] = None
+    images_per_second: Optional[float] = None
+    val: Dict[str, float] = field(default_factory=dict)
+    outputs: Dict[str, Dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """One run of an experiment, with one seed.
+
+    `chosen` maps a selection to (epoch, metrics); an unfinished run has what its epochs so far allow.
+    """
+
+    number: int
+    epochs: List[Epoch] = field(default_factory=list)
+    chosen: Dict[str, Tuple[Optional[int], Dict[str, float]]] = field(default_factory=dict)
+    seed: Optional[int] = None
+    finished: bool = False
+    diverged: Optional[Dict[str, Any]] = None
+    seconds: Optional[float] = None
+    images_seen: Optional[float] = None
+
+    @property
+    def untrained(self) -> Dict[str, float]:
+        """Metrics before training, empty where they were not taken."""
+        return next((e.metrics for e in self.epochs if e.number == 0), {})
+
+    @property
+    def seconds_per_epoch(self) -> Optional[float]:
+        """Median over the epochs, None where no epoch says."""
+        times = sorted(e.seconds for e in self.epochs if e.seconds)
+        return times[len(times) // 2] if times else None
+
+
+@dataclass
+class Experiment:
+    """Everything that one call of a script logged: its settings and its runs, by number."""
+
+    id: str
+    path: str
+    algorithm: str
+    dataset: str
+    model: str
+    flags: Dict[str, Any]
+    runs: Dict[int, Run]
+    style: str = 'json'                                   # or 'text'
+    time: str = ''
+    script: Optional[str] = None
+    seed: Optional[int] = None
+    planned_runs: Optional[int] = None
+    versions: Dict[str, Any] = field(default_factory=dict)
+    device: List[str] = field(default_factory=list)
+    weights: Optional[Dict[str, Any]] = None
+    git: Optional[str] = None
+    data: Dict[str, Any] = field(default_factory=dict)
+    resumed: int = 0
+    skipped: List[Dict[str, Any]] = field(default_factory=list)
+    complete: bool = False                                # the summary was written
+
+
+def choose_epochs(run: Run) -> None:
+    """Fills in what `run_end` did not say, from the epochs."""
+    evaluated = [e for e in run.epochs if e.metrics and e.number]
+    if not evaluated:
+        return
+    run.chosen.setdefault('last', (evaluated[-1].number, evaluated[-1].metrics))
+    scored = [e for e in evaluated if 'recall@1' in e.metrics]
+    if scored:
+        best = max(scored, key=lambda e: e.metrics['recall@1'])
+        run.chosen.setdefault('best-on-test', (best.number, best.metrics))
+    held_out = [e for e in scored if 'recall@1' in e.val]
+    if held_out:
+        best = max(held_out, key=lambda e: e.val['recall@1'])
+        run.chosen.setdefault('best-on-val', (best.number, best.metrics))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values that cannot be trusted
+
+def finite(value: Any) -> Optional[float]:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        value = float(value)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def whole_count(value: Any) -> Optional[int]:
+    number = finite(value)
+    return int(number) if number is not None and number == int(number) and 0 <= number <= MAX_COUNT else None
+
+
+def integer(value: Any) -> Optional[int]:
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2 ** 63 else None
+
+
+def as_text(value: Any) -> str:
+    return value if isinstance(value, str) else ''
+
+
+def as_dict(value: Any) -> Dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+_METRIC = re.compile(r'recall@\d{1,6}|map@r|r_precision|nmi')
+
+
+def known_metrics(value: Any) -> Dict[str, float]:
+    """The metrics in an object, in percent; anything that is none is left out."""
+    found = {}
+    for name, one in as_dict(value).items():
+        number = finite(one)
+        if number is not None and _METRIC.fullmatch(name) and -1e-6 <= number <= 100 + 1e-6:
+            found[name] = number
+    return found
