@@ -14,7 +14,7 @@ import pytest
 from common import devices, runtime
 from common.errors import UsageError
 from common.runtime import available_cores
-from models.losses import MarginLoss
+from models.losses.margin import MarginLoss
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 THREADS = '''

@@ -12,7 +12,7 @@ from mxnet.gluon import nn
 from mxnet.gluon.model_zoo import vision
 
 from common.errors import UsageError
-from models import ModelError, backbone_names, get_backbone, is_backbone
+from models import backbone_names, get_backbone, is_backbone
 from models.backbones import features_length, zoo
 
 GRAPH = pathlib.Path(__file__).with_name('inception_bn_graph.txt')
