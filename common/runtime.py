@@ -10,6 +10,7 @@ that, in whatever order, gets it prepared:
   starts its own threads, see `common.evaluation.tiles`). So it gets one, unless ``OPENBLAS_NUM_THREADS`` is set.
 - **Names.** What NumPy 1.24 to 2 and Python 3.12 no longer have is put back. What is there stays as it is.
 - **CUDA.** The libraries that pip installed (``requirements-cuda.txt``) are loaded; CUDA on the machine is not needed.
+- **Shapes** may hold integers of NumPy 2, which writes them in a way that MXNet cannot read.
 - **Failures** end the process with one line.
 """
 from __future__ import annotations
@@ -120,6 +121,9 @@ def _add_dropped_names() -> None:
     for name in ('mirr', 'msort', 'npv', 'pmt', 'ppmt', 'pv', 'rate'):      # MXNet copies them and calls none
         add(name, _never_called(name))
     add('compat', types.SimpleNamespace(basestring=(str, bytes)))
+    if repr(np.int64(2)) != '2':
+        # MXNet hands shapes over as text, in which NumPy 2 writes (np.int64(2),) where it must be (2,).
+        np.set_printoptions(legacy='1.25')
 
     try:
         import distutils.version  # noqa: F401  gone from Python 3.12

@@ -14,6 +14,7 @@ import pytest
 from common import devices, runtime
 from common.errors import UsageError
 from common.runtime import available_cores
+from models.losses.margin import MarginLoss
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 THREADS = '''
@@ -120,6 +121,22 @@ def test_what_numpy_has_stays_as_it_is():
         if function is not None and not name.startswith('in1d'):
             assert getattr(np, name)(np.array([1.25, 2.5])) is not None
             assert np.array_equal(getattr(np, name)(np.array([1.25, 2.5])), function(np.array([1.25, 2.5])))
+
+
+def test_shapes_may_hold_integers_of_numpy():
+    n = np.int64(3)
+    assert mx.nd.zeros((n, 2)).shape == mx.nd.zeros([n, 2]).shape == (3, 2)
+    assert mx.nd.reshape(mx.nd.ones(6), shape=(n, 2)).shape == (3, 2)
+    assert mx.nd.slice(mx.nd.arange(6), begin=(n,), end=(np.int64(5),)).shape == (2,)
+    assert mx.sym.zeros((n, 2)).eval()[0].shape == (3, 2)
+    loss, net = MarginLoss(n), mx.gluon.nn.HybridSequential()
+    net.add(mx.gluon.nn.Conv2D(n, (n, n)), mx.gluon.nn.Dense(n))
+    net.add(mx.gluon.nn.HybridLambda(lambda F, x: F.reshape(x, shape=(n, 2))))
+    for block in loss, net:
+        block.initialize()
+        block.hybridize()
+    assert net(mx.nd.ones((2, 3, 8, 8))).shape == (3, 2)
+    assert loss(mx.nd.L2Normalization(mx.nd.random.normal(shape=(4, 8))), mx.nd.array([0, 0, 1, 1])).shape == (1,)
 
 
 class Driver:

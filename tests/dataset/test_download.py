@@ -564,7 +564,8 @@ def test_limit_of_tar_headers(tmp_path):
     huge = tarfile.TarInfo('x')
     huge.type, huge.size = tarfile.XHDTYPE, 1 << 32
     archive = huge.tobuf(tarfile.GNU_FORMAT) + b'\0' * 10240
-    with pytest.raises(DatasetError, match='a header claims 4294967296 bytes'):
+    # (Python 3.14 does not pass the sentence on.)
+    with pytest.raises(DatasetError, match='a header claims 4294967296 bytes|empty header'):
         unpack_bytes(archive, tmp_path / 'a')
     header = bytearray(tarfile.TarInfo('x').tobuf(tarfile.GNU_FORMAT))
     header[124:136] = b'\xff' * 10 + b'\xfe\x00'        # base 256: -512
@@ -656,20 +657,22 @@ def test_command_interrupted_and_killed(tmp_path):
     server = Server(DATA)
     server.answer = stall
     try:
-        resumed_at = 0
+        sizes = [0]
         for kind, status in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
             process = command('CUB', '--data-path', str(tmp_path), '--url', server.url)
             part, deadline = tmp_path / '.download-CUB' / 'CUB_200_2011.tgz.part', time.time() + 30
-            while time.time() < deadline and (not part.exists() or part.stat().st_size <= resumed_at):
+            while time.time() < deadline and (not part.exists() or part.stat().st_size <= sizes[-1]):
                 time.sleep(0.02)
-            resumed_at = part.stat().st_size
             process.send_signal(kind)
             _, err = process.communicate(timeout=30)
             assert process.returncode == status
             if status == 130:
                 assert 'Interrupted. The same command goes on from here.' in err and 'Traceback' not in err
             assert os.listdir(tmp_path) == ['.download-CUB']
-        assert server.requests == [None, 'bytes=%d-' % download.CHUNK] and part.stat().st_size == 2 * download.CHUNK
+            sizes.append(part.stat().st_size)
+        # How much of the last chunk is kept differs between versions of Python.
+        assert server.requests == [None, 'bytes=%d-' % sizes[1]] and download.CHUNK <= sizes[1] < sizes[2]
+        assert part.read_bytes() == DATA[:sizes[2]]
     finally:
         server.close()
 
