@@ -72,7 +72,8 @@ def run(opt: argparse.Namespace) -> int:
                            tree)
             for name in correctness.NETWORKS:
                 report.run(f'network {name}', str(device), correctness.network, name, device, opt)
-            report.run(f'evaluation of {opt.points} x {opt.embed_dim}', str(device), correctness.evaluation, device, opt)
+            report.run(f'evaluation of {opt.points} x {opt.embed_dim}', str(device), correctness.evaluation, device,
+                       opt)
             report.run('resumed run', str(device), correctness.resumption, device, opt, tree,
                        os.path.join(folder, str(device)))
         if len(devices) > 1:

@@ -1,8 +1,7 @@
 """Checks of a device against the CPU: losses, networks, evaluation, several devices, resumption.
 
-Each check yields what it compared. Device and CPU get the same parameters and the same input. Where arrays are compared,
-the number is |a - b| / |b| (Euclidean norms). The tolerances are stated beside each other below; docs/gpu.md says how
-they were found.
+Each check yields what it compared. Device and CPU get the same parameters and the same input. Where arrays are
+compared, the number is |a - b| / |b| (Euclidean norms). docs/gpu.md says how the tolerances were found.
 """
 from __future__ import annotations
 
@@ -40,14 +39,15 @@ SPLIT = 'train_npairs'          # its loss chooses nothing, so that rounding can
 
 #: Largest difference that is still right.
 TOLERANCES = {
-    'loss value': 1e-4, 'loss gradient': 1e-4,              # the loss alone, on the same embeddings
-    'embeddings': 1e-4, 'gradient': 1e-3,                   # of the small network, batch norm as in a test
-    'deep embeddings': 1e-3, 'deep gradient': 5e-2,         # of the three networks, as they are trained
-    'running mean': 1e-3, 'running variance': 1e-2,         # cuDNN divides the variance by n - 1, the CPU by n
-    'rank': 0, 'map@r': 1e-6,                               # percent: both are exact
-    'centre': 1e-5, 'inertia': 1e-2, 'nmi': 1.0,            # k-means may end elsewhere after one tie; NMI in percent
-    'several devices': 1e-4,
-    'resumed': 10,                                          # times the difference of two runs without interruption
+    'loss': 1e-4,                                                       # value and gradients, on the same embeddings
+    'embeddings, running': 1e-4, 'gradient, running': 1e-2,             # with batch norm's running statistics
+    'embeddings, trained': 1e-3, 'gradient, trained': 0.2,              # with the batch's; of the three networks
+    'small gradient': 5e-2,                                             # the same, of convnet
+    'running mean': 1e-3, 'running variance': 1e-2,                     # cuDNN divides by n - 1, the CPU by n
+    'rank': 0, 'map@r': 1e-6,                                           # percent: both are exact
+    'centre': 1e-5, 'inertia': 1e-2, 'nmi': 1.0,                        # k-means may go another way after a tie
+    'several devices': 1e-2,
+    'resumed': 10,                                      # times the difference of two runs without interruption
 }
 
 
@@ -64,9 +64,13 @@ def make_images(folder: str, size: int, classes: int = 128, train: int = 10, tes
     for c in range(classes):
         os.makedirs(os.path.join(folder, f'{c:03d}'))
         for i in range(train if c < classes // 2 else test):
-            image = cv2.resize(rng.randint(0, 256, (6, 6, 3)).astype(np.uint8), (size, size))
-            cv2.imwrite(os.path.join(folder, f'{c:03d}', f'{i}.jpg'), image)
+            cv2.imwrite(os.path.join(folder, f'{c:03d}', f'{i}.jpg'), pattern(rng, size))
     return folder
+
+
+def pattern(rng: np.random.RandomState, size: int) -> np.ndarray:
+    """A smooth image, (size, size, 3) uint8: networks tell such images apart, unlike noise."""
+    return cv2.resize(rng.randint(0, 256, (6, 6, 3)).astype(np.uint8), (size, size))
 
 
 def parse(module: ModuleType, tree: str, *more: str) -> argparse.Namespace:
@@ -81,7 +85,8 @@ def small_network(opt: argparse.Namespace) -> List[str]:
     return ['--model', 'convnet', '--image-size', size, '--resize', size]
 
 
-def learner_of(module: ModuleType, flags: argparse.Namespace, data: training.Data, devices: List[mx.Context]) -> Learner:
+def learner_of(module: ModuleType, flags: argparse.Namespace, data: training.Data,
+               devices: List[mx.Context]) -> Learner:
     """The script's experiment, ready to be trained; of an ensemble the first member."""
     seed_everything(flags.seed)
     built = module.build(flags, data, devices)
@@ -92,15 +97,22 @@ def calm_learner_of(module: ModuleType, flags: argparse.Namespace, data: trainin
                     devices: List[mx.Context]) -> Learner:
     """The same without dropout, and with batch norm's running statistics."""
     learner = learner_of(module, flags, data, devices)
-    learner.net.apply(without_chance)   # in time: the graph is made when the network is first called hybridized
+    learner.net.apply(use_running_statistics).apply(without_dropout)    # in time: there is no graph yet
     return learner
 
 
-def without_chance(block: gluon.Block) -> None:
-    """Switches off dropout, whose masks differ, and lets batch norm use its running statistics as it trains."""
+def use_running_statistics(block: gluon.Block, yes: bool = True) -> None:
+    """Lets batch norm use its running statistics, or the batch's, while it trains.
+
+    Not by ``autograd.record(train_mode=False)``: there batch norm's gradients are wrong in MXNet 1.9.1 on the CPU.
+    """
     if isinstance(block, gluon.nn.BatchNorm):
-        block._kwargs['use_global_stats'] = True
-    elif isinstance(block, gluon.nn.Dropout):
+        block._kwargs['use_global_stats'] = yes
+
+
+def without_dropout(block: gluon.Block) -> None:
+    """Switches off dropout, whose masks differ between devices."""
+    if isinstance(block, gluon.nn.Dropout):
         block._rate = 0
 
 
@@ -153,16 +165,17 @@ def loss_and_head(name: str, device: mx.Context, opt: argparse.Namespace, tree: 
         batch = next(iter(loader))
 
     outputs = [learner.forward(batch.images).asnumpy() for learner in (there, here)]
-    yield same_arrays('embeddings', outputs[0], outputs[1], 'embeddings')
+    yield same_arrays('embeddings', outputs[0], outputs[1], 'embeddings, running')
     embeddings = drawn_like(outputs[1], batch.labels)
     (value, slope, own), (right, right_slope, right_own) = (
         loss_gradients(learner, embeddings, batch.labels, flags.seed) for learner in (there, here))
-    yield Comparison('value of the loss', value, right, TOLERANCES['loss value'] * abs(right))
-    yield same_arrays('gradient of the embeddings', slope, right_slope, 'loss gradient')
+    yield Comparison('value of the loss', value, right, TOLERANCES['loss'] * abs(right))
+    yield same_arrays('gradient of the embeddings', slope, right_slope, 'loss')
     if right_own:
-        yield same_arrays("gradients of the loss's parameters", own, right_own, 'loss gradient')
-    nets = [net_gradients(learner, batch.images, right_slope) for learner in (there, here)]
-    yield same_arrays('gradients of network and head', nets[0], nets[1], 'gradient')
+        yield same_arrays("gradients of the loss's parameters", own, right_own, 'loss')
+    slope = np.random.RandomState(6).normal(size=embeddings.shape)
+    nets = [net_gradients(learner, batch.images, slope) for learner in (there, here)]
+    yield same_arrays('gradients of network and head', nets[0], nets[1], 'gradient, running')
 
 
 def drawn_like(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -201,44 +214,42 @@ def net_gradients(learner: Learner, images: np.ndarray, slope: np.ndarray) -> Di
 
 
 def network(name: str, device: mx.Context, opt: argparse.Namespace) -> Iterator[Finding]:
-    """One backbone, forward and backward as in training, and forward as in a test."""
+    """One backbone, forward and backward: with batch norm's running statistics, and with the batch's, as it is trained.
+
+    The images are noise: in smooth ones whole areas are constant, and batch norm blows up their rounding.
+    """
     rng = np.random.RandomState(2)
     images = rng.randint(0, 256, (opt.images, opt.image_size, opt.image_size, 3)).astype(np.uint8)
-    slope = rng.normal(size=(opt.images, opt.embed_dim)).astype(np.float32)
-    results, start = [], None
-    for ctx in (CPU, device):
+    slope = rng.normal(size=(opt.images, opt.embed_dim))
+    nets = []
+    for ctx in (device, CPU):
         seed_everything(3)
         net = EmbeddingNet(get_backbone(name, 'none', [ctx]), opt.embed_dim, normalize=True)
         net.initialize(ctx=ctx)
-        x = mx.nd.array(images, ctx=ctx, dtype='uint8')
-        tested = net(x).asnumpy()
-        if start is None:
-            start = net
-        else:
-            copy_parameters(start, net)
-            tested = net(x).asnumpy()
-        net.hybridize(static_alloc=True)
-        results.append((net, x, tested))
-    (_, _, right_test), (_, _, tested) = results
-    trained = [train_once(net, x, slope) for net, x, _ in results]
-    (right, right_slopes, right_statistics), (embeddings, slopes, statistics) = trained
-    yield same_arrays('embeddings, as in a test', tested, right_test, 'deep embeddings')
-    yield same_arrays('embeddings, as trained', embeddings, right, 'deep embeddings')
-    yield same_arrays('gradients', slopes, right_slopes, 'deep gradient')
-    for kind in ('mean', 'var'):
-        mine, theirs = ({key: value for key, value in arrays.items() if f'running_{kind}' in key}
-                        for arrays in (statistics, right_statistics))
-        what = 'running mean' if kind == 'mean' else 'running variance'
-        if theirs:
-            yield same_arrays(f'{what}s of batch norm', mine, theirs, what)
+        net(mx.nd.array(images[:1], ctx=ctx, dtype='uint8')).wait_to_read()     # shapes are known from here on
+        nets.append((net, ctx))
+    copy_parameters(nets[1][0], nets[0][0])
+
+    for running, how, tolerance in ((True, 'running statistics', 'running'), (False, 'as trained', 'trained')):
+        mine, right = (one_pass(net, ctx, images, slope, running) for net, ctx in nets)
+        yield same_arrays(f'embeddings, {how}', mine[0], right[0], f'embeddings, {tolerance}')
+        slack = 'small gradient' if name == 'convnet' and not running else f'gradient, {tolerance}'
+        yield same_arrays(f'gradients, {how}', mine[1], right[1], slack)
+    for kind, what in (('mean', 'running mean'), ('var', 'running variance')):
+        arrays = [{key: value for key, value in block_arrays(net).items() if f'running_{kind}' in key}
+                  for net, _ in nets]
+        yield same_arrays(f'{what}s of batch norm', *arrays, what)
 
 
-def train_once(net: EmbeddingNet, x: mx.nd.NDArray, slope: np.ndarray) -> Tuple[np.ndarray, Dict, Dict]:
-    """Embeddings, gradients, and all parameters with the running statistics, after one pass in training mode."""
+def one_pass(net: EmbeddingNet, ctx: mx.Context, images: np.ndarray, slope: np.ndarray,
+             running: bool) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
+    """Embeddings and gradients of a network, given the gradient of the embeddings."""
+    net.apply(lambda block: use_running_statistics(block, running))
+    net.hybridize(static_alloc=True)    # anew, so that the graph is made anew
     with autograd.record():
-        embeddings = net(x)
-    embeddings.backward(mx.nd.array(slope, ctx=x.context))
-    return embeddings.asnumpy(), gradients(net, x.context), block_arrays(net)
+        embeddings = net(mx.nd.array(images, ctx=ctx, dtype='uint8'))
+    embeddings.backward(mx.nd.array(slope, ctx=ctx))
+    return embeddings.asnumpy(), gradients(net, ctx)
 
 
 def points(count: int, dim: int, per_class: int = 5) -> Tuple[np.ndarray, np.ndarray]:
@@ -292,7 +303,7 @@ def several_devices(devices: List[mx.Context], opt: argparse.Namespace, tree: st
             trainer.step()
         moved.append([{name: param.data(ctx).asnumpy() for name, param in
                        learner.net._collect_params_with_prefix().items()} for ctx in learner.ctx])
-    yield Comparison('value of the loss', values[0], values[1], TOLERANCES['several devices'] * abs(values[1]))
+    yield Comparison('value of the loss', values[0], values[1], TOLERANCES['loss'] * abs(values[1]))
     for ctx, mine in zip(devices, slopes[0]):
         yield same_arrays(f'gradients on {ctx}', mine, slopes[1][0], 'several devices')
     unequal = sum(not np.array_equal(array, other[name]) for other in moved[0][1:]
