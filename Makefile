@@ -17,10 +17,10 @@ DEMO_MODEL = demo/models/train_margin_GLYPHS_convnet-best
 FAULTS = $(sort $(filter-out tests/faults/test_%,$(wildcard tests/faults/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint faults reproduce benchmarks clean distclean
+.PHONY: help setup demo test lint faults reproduce benchmarks gpu-check clean distclean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## make .venv with everything pinned; does nothing when it is up to date
 	@tools/setup.sh
@@ -50,6 +50,9 @@ benchmarks: setup  ## measure speed, each against a plain way of doing the same 
 	if [ $$f != tests/benchmarks/loader ]; then $(RUN) -m $$(echo $$f | tr / .); \
 	elif [ -n "$(IMAGES)" ]; then $(RUN) -m tests.benchmarks.loader "$(IMAGES)"; \
 	else echo "left out: name a folder of photographs with make benchmarks IMAGES=FOLDER"; fi; done
+
+gpu-check: setup  ## compare the GPUs with the CPU and measure their speed; writes gpu-check.json (GPUS=0,1 for some)
+	$(RUN) -m common.selfcheck --gpus $(or $(GPUS),-1)
 
 clean:  ## remove caches and the demo's output
 	rm -rf demo .pytest_cache .ruff_cache .hypothesis tools/opencv-python/build tools/opencv-python/*.egg-info
