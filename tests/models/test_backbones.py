@@ -11,7 +11,8 @@ import pytest
 from mxnet.gluon import nn
 from mxnet.gluon.model_zoo import vision
 
-from models import ModelError, backbone_names, get_backbone, is_backbone
+from common.errors import UsageError
+from models import backbone_names, get_backbone, is_backbone
 from models.backbones import features_length, zoo
 
 GRAPH = pathlib.Path(__file__).with_name('inception_bn_graph.txt')
@@ -188,7 +189,7 @@ def test_zoo_network_by_name(name):
 def test_networks_of_one_size_refuse_others_by_name(name):
     backbone = get_backbone(name)
     assert backbone(images(backbone.image_size, count=1)).shape == (1, backbone.features_dim)
-    with pytest.raises(ModelError, match=f'--model {name} .*--image-size 64'):
+    with pytest.raises(UsageError, match=f'--model {name} .*--image-size 64'):
         features_length(backbone, 64)
 
 
@@ -206,7 +207,7 @@ def test_vgg_features_are_those_of_its_last_convolution():
                                   'hrnet_w48_s', 'resnet50_v1b_gn', 'yolo3_darknet53_coco', ''])
 def test_unknown_and_unfit_names_are_refused(name):
     assert not is_backbone(name)
-    with pytest.raises(ModelError, match='no such network'):
+    with pytest.raises(UsageError, match='no such network'):
         get_backbone(name)
 
 
