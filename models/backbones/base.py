@@ -79,7 +79,7 @@ def features_length(backbone: Backbone, image_size: int) -> int:
 
     Raises
     ------
-    ModelError
+    UsageError
         Where the network cannot take images of that size.
     """
     shape = (1, 3, image_size, image_size)

@@ -24,6 +24,7 @@ from mxnet.gluon import nn
 from common.errors import UsageError
 from common.files import hash_file
 from models import EmbeddingNet, ModelError, get_backbone, paramfile, store, weights
+from models.heads import BottleneckHead
 from models.backbones import zoo
 
 
@@ -130,6 +131,24 @@ def test_exported_symbol(tmp_path):
     other = small(1)
     weights.load_parameters(other, str(tmp_path / 'net-0000.params'))
     assert_same(values(other), values(net))
+
+
+@pytest.mark.parametrize('name', ['convnet', 'inception-bn', 'resnet18_v2', 'mobilenetv2_0.25'])
+def test_exported_embedding_net(name, tmp_path):
+    """Its backbone was made before it, so that its parameters have another prefix, with a number of its own."""
+    mx.random.seed(0)
+    x = mx.nd.random.uniform(0, 255, (2, 64, 64, 3))
+    net, other = EmbeddingNet(get_backbone(name)), EmbeddingNet(get_backbone(name))
+    net.initialize()
+    other.initialize()
+    net.hybridize()
+    net(x)
+    net.export(str(tmp_path / 'net'))
+    weights.load_parameters(other, str(tmp_path / 'net-0000.params'))
+    assert_same(values(other), values(net))
+    smaller = EmbeddingNet(get_backbone(name), embed_dim=3)
+    smaller.initialize()
+    refused(tmp_path / 'net-0000.params', 'dense0_weight has the shape (64, ', net=smaller)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float64', 'float16', 'uint8', 'int32', 'int8', 'int64'])
@@ -466,3 +485,25 @@ def test_default_folder(monkeypatch):
     ('hrnet_w18_c', 'hrnet_w18_cls-9c946e56.params'), ('resnet50_v1d_0.11', 'resnet50_v1d_8.8x-6a25eece.params')])
 def test_names_of_published_files(name, file):
     assert store._published(name).file == file
+
+
+def test_of_a_pretrained_head_what_fits_is_taken(tmp_path):
+    """A layer takes no array that only fits because its own size is not known yet."""
+    path = str(tmp_path / 'net.params')
+
+    def make(layers, pretrained='none'):
+        net = EmbeddingNet(get_backbone('convnet', pretrained), head=BottleneckHead(layers, 8))
+        net.initialize()
+        net(mx.nd.zeros((1, 32, 32, 3)))
+        return net
+
+    net = make((16, 4))
+    weights.save_parameters(net, path)
+    same = make((16, 4), path)
+    assert same.backbone.weights['taken'] == 'backbone and head'
+    assert_same(values(same), values(net))
+    other = make((16, 5), path)
+    assert other.backbone.weights['taken'] == 'backbone and 3 of the 6 arrays of the head'
+    taken = {name for name, array in values(other.head).items() if np.array_equal(array, values(net.head).get(name))}
+    assert taken >= {'layers.0.weight', 'layers.0.bias'} and 'layers.2.weight' not in taken
+    assert make((5,), path).backbone.weights['taken'] == 'backbone'

@@ -11,16 +11,18 @@ import time
 import mxnet as mx
 import numpy as np
 import pytest
-from mxnet import gluon
+from mxnet import autograd, gluon
 
 import train_dreml
 import train_margin
 from common import training
 from common.training import checkpoint, ensemble
+from common.devices import describe_contexts
 from common.errors import TrainingError, UsageError
 from common.interrupts import Interrupts
 from common.training.learner import Learner
 from common.training.optimisers import param_group
+from models.embedding import L2Normalization
 from tests.tiny import flags, make_tree
 
 TIMES = {'time', 'seconds', 'images_per_second', 'id', 'git'}
@@ -454,3 +456,89 @@ def test_streams_that_are_closed_or_know_ascii_only_change_what_is_seen_and_noth
     summary, = events(only(tmp_path, '.jsonl'), 'summary')
     assert summary['runs'] == 2 and ('>&-' in closed.split() or 'best-on-test, 2 runs' in done.stdout)
     assert mx.nd.load(only(tmp_path, 'convnet-last.params'))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the device, the weights, the network and the optimiser have to do with it
+
+@pytest.mark.parametrize('gpus, line', [('-1', 'training on the CPU (no GPU was found that MXNet can use)'),
+                                        ('-2', 'training on the CPU'), ([mx.cpu(0), mx.cpu(1)], 'training on CPU 0, 1')])
+def test_one_line_says_which_device_trains(tree, tmp_path, capsys, monkeypatch, gpus, line):
+    monkeypatch.setattr(mx.context, 'num_gpus', lambda: 0)
+    opt = margin(tree, tmp_path, '--epochs', '1')
+    opt.gpus = gpus
+    training.run(opt, train_margin.build)
+    assert [said for said in capsys.readouterr().out.splitlines() if said.startswith('training on')] == [line]
+
+
+def test_gpus_are_named_by_their_numbers():
+    assert describe_contexts([mx.gpu(0), mx.gpu(2)], '0,2') == 'GPU 0, 2'
+    assert describe_contexts([mx.gpu(0)], '-1') == 'GPU 0'
+
+
+def test_pretrained_brings_the_head_where_it_fits(tmp_path, capsys):
+    """A run starts with the recall that the one before ended with; with another head, from the backbone alone."""
+    tree = make_tree(str(tmp_path / 'tree'), classes=40, per_class=3)
+    training.run(margin(tree, tmp_path / 'first', '--embed-dim', '2'), train_margin.build)
+    last, path = events(only(tmp_path / 'first', '.jsonl'), 'epoch')[-1], only(tmp_path / 'first', '-last.params')
+    assert last['recall@1'] < 90
+    for dim, taken in (('2', 'backbone and head'), ('3', 'backbone')):
+        capsys.readouterr()
+        training.run(margin(tree, tmp_path / dim, '--pretrained', path, '--embed-dim', dim), train_margin.build)
+        assert f'weights: {taken}, from {path}\n' in capsys.readouterr().out
+        config, before = events(only(tmp_path / dim, '.jsonl'), 'config', 'epoch')[:2]
+        assert config['weights']['taken'] == taken and before['epoch'] == 0
+        metrics = [name for name in before if name.startswith('recall') or name in ('map@r', 'r_precision', 'nmi')]
+        assert len(metrics) > 6
+        assert ([before[name] for name in metrics] == [last[name] for name in metrics]) == (dim == '2')
+
+
+class CannotTrain(L2Normalization):
+    """Fails in MXNet, but only in training."""
+
+    def hybrid_forward(self, F, x, *labels):
+        return F.broadcast_add(x, F.ones((3, 5))) if autograd.is_training() else x
+
+
+def test_a_network_that_mxnet_cannot_train_is_refused_by_its_flag(tree, tmp_path):
+    def build(opt, data, ctx):
+        experiment = train_margin.build(opt, data, ctx)
+        experiment.net.l2 = CannotTrain()
+        return experiment
+
+    with pytest.raises(UsageError, match=r'--model convnet: MXNet cannot train this network on cpu\(0\): .+ '):
+        training.run(margin(tree, tmp_path, '--disable-hybridize'), build)
+
+
+@pytest.mark.slow
+def test_a_network_whose_gradient_mxnet_cannot_compute_is_refused_by_its_flag(tree, tmp_path):
+    opt = margin(tree, tmp_path, '--model', 'nasnet_4_1056', '--image-size', '32', '--resize', '32', '--pretrained',
+                 'none', '--skip-pretrain-validation')
+    with pytest.raises(UsageError, match='--model nasnet_4_1056: .*could not construct a sub-memory'):
+        training.run(opt, train_margin.build)
+
+
+def test_a_mistake_in_a_loss_keeps_its_traceback(tree, tmp_path):
+    def build(opt, data, ctx):
+        experiment = train_margin.build(opt, data, ctx)
+        experiment.loss = CannotTrain()
+        return dataclasses.replace(experiment, param_groups=experiment.param_groups[:1])
+
+    with pytest.raises(mx.base.MXNetError):
+        training.run(margin(tree, tmp_path, '--disable-hybridize'), build)
+
+
+def test_an_optimiser_that_cannot_train_the_network_is_refused_by_its_flag(tree, tmp_path):
+    with pytest.raises(UsageError, match=r'--optimizer groupadagrad: .*assert len\(weight.shape\) == 2'):
+        training.run(margin(tree, tmp_path, '--optimizer', 'groupadagrad'), train_margin.build)
+
+
+def test_a_mistake_in_a_scripts_own_optimiser_keeps_its_traceback(tree, tmp_path):
+    def build(opt, data, ctx):
+        experiment = train_margin.build(opt, data, ctx)
+        group = experiment.param_groups[0]
+        group.optimizer, group.options = 'groupadagrad', {}
+        return experiment
+
+    with pytest.raises(AssertionError):
+        training.run(margin(tree, tmp_path), build)
