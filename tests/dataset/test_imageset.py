@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from common.errors import UsageError
 from dataset import DatasetError, ImageSet, dataset_names, get_dataset, register, split_classes
 from dataset import registry
 from dataset.imageset import Counts, check_counts
@@ -30,7 +31,7 @@ def test_length_classes_and_types():
     {'boxes': np.zeros((17, 4))}, {'boxes': np.zeros((18, 3))}, {'class_names': ['only one']},
 ])
 def test_parts_that_do_not_fit_are_refused(changes):
-    with pytest.raises(DatasetError, match='^Toy needs .*[.]$'):
+    with pytest.raises(UsageError, match='^Toy needs .*[.]$'):
         image_set(**changes)
 
 
@@ -50,7 +51,7 @@ def test_select_classes_without_boxes():
 
 @pytest.mark.parametrize('ids', [[], [0, 0], [6], [-1]])
 def test_select_classes_refuses(ids):
-    with pytest.raises(DatasetError, match='Toy'):
+    with pytest.raises(UsageError, match='Toy'):
         image_set().select_classes(ids)
 
 
@@ -76,12 +77,12 @@ def test_split_depends_on_the_seed_only():
 
 @pytest.mark.parametrize('fraction', [0, 1, -0.1, 1.5, float('nan')])
 def test_split_refuses_a_share_that_is_none(fraction):
-    with pytest.raises(DatasetError, match='--val-split'):
+    with pytest.raises(UsageError, match='--val-split'):
         split_classes(image_set(), fraction)
 
 
 def test_split_needs_four_classes():
-    with pytest.raises(DatasetError, match='--val-split needs at least 4 training classes, Toy has 3'):
+    with pytest.raises(UsageError, match='--val-split needs at least 4 training classes, Toy has 3'):
         split_classes(image_set(3), 0.5)
 
 
@@ -93,7 +94,7 @@ def test_published_counts_are_compared():
                            (Counts(3, 4, 9, 9), '3 test classes where Toy has 4'),
                            (Counts(3, 3, 8, 9), '9 training images where Toy has 8'),
                            (Counts(3, 3, 9, 8), '9 test images where Toy has 8')]:
-        with pytest.raises(DatasetError, match='^list.txt has ' + message + '[.]$'):
+        with pytest.raises(UsageError, match='^list.txt has ' + message + '[.]$'):
             check_counts(train, test, wrong, 'list.txt')
 
 
@@ -102,14 +103,14 @@ def test_registry_has_the_datasets_of_the_design():
 
 
 def test_unknown_dataset_names_the_choices():
-    with pytest.raises(DatasetError, match='--dataset CUBE .*CUB, '):
+    with pytest.raises(UsageError, match='--dataset CUBE .*CUB, '):
         get_dataset('CUBE', None)
 
 
 @pytest.mark.parametrize('name', ['CUB', 'CARS196', 'SOP', 'miniCUB'])
 @pytest.mark.parametrize('path', [None, ''])
 def test_data_path_is_needed(name, path):
-    with pytest.raises(DatasetError, match='--data-path'):
+    with pytest.raises(UsageError, match='--data-path'):
         get_dataset(name, path)
 
 
