@@ -209,7 +209,7 @@ def test_a_second_mirror_goes_on_with_the_bytes_of_the_first(server, mirror, tmp
 @pytest.mark.parametrize('script', [[404], ['corrupt'], ['no range cut'] * 9, [500] * 9, ['says shorter']])
 def test_nothing_that_looks_finished_is_left(server, tmp_path, script):
     server.script = list(script)
-    with pytest.raises((DatasetError, UsageError), match='file.tgz could not be downloaded') as error:
+    with pytest.raises(DatasetError, match='file.tgz could not be downloaded') as error:
         fetch(tmp_path, server)
     assert server.url in str(error.value) and '\n' not in str(error.value)
     assert set(os.listdir(tmp_path)) <= {'file.tgz.part'}
@@ -219,7 +219,7 @@ def test_nothing_that_looks_finished_is_left(server, tmp_path, script):
 
 def test_server_that_is_wrong_again_and_again_is_given_up(server, tmp_path):
     server.script = ['cut', 'corrupt'] * 10
-    with pytest.raises((DatasetError, UsageError), match='checksum'):
+    with pytest.raises(DatasetError, match='checksum'):
         fetch(tmp_path, server)
     assert len(server.requests) == 4
 
@@ -227,9 +227,9 @@ def test_server_that_is_wrong_again_and_again_is_given_up(server, tmp_path):
 def test_server_that_is_not_there(server, tmp_path):
     port = server.server.server_port
     server.close()
-    with pytest.raises((DatasetError, UsageError), match='refused'):
+    with pytest.raises(DatasetError, match='refused'):
         fetch(tmp_path, 'http://127.0.0.1:%d/x' % port)
-    with pytest.raises((DatasetError, UsageError)):
+    with pytest.raises(DatasetError):
         fetch(tmp_path, 'no-scheme')
 
 
@@ -238,7 +238,7 @@ def test_endless_file_is_cut_short(tmp_path, script):
     server = Server(DATA * 10)
     server.script = list(script)
     try:
-        with pytest.raises((DatasetError, UsageError), match='cannot be right'):
+        with pytest.raises(DatasetError, match='cannot be right'):
             fetch(tmp_path, server)
     finally:
         server.close()
@@ -353,7 +353,7 @@ def test_interrupted_call_leaves_nothing_finished_and_can_be_run_again(small_cub
         patch.setattr(*target, interrupt)
         with pytest.raises(KeyboardInterrupt):
             get('CUB', tmp_path, source)
-    with pytest.raises((DatasetError, UsageError)):
+    with pytest.raises(DatasetError):
         cub.read_cub(str(tmp_path))
     assert set(os.listdir(tmp_path)) <= {'.download-CUB', 'attributes.txt'}
     counts, _ = get('CUB', tmp_path, source)
@@ -365,7 +365,7 @@ def test_what_was_there_is_not_overwritten(small_cub, tmp_path):
     _, source = small_cub
     (tmp_path / 'CUB_200_2011').mkdir()
     (tmp_path / 'CUB_200_2011' / 'mine').touch()
-    with pytest.raises((DatasetError, UsageError), match='exists already'):
+    with pytest.raises(DatasetError, match='exists already'):
         get('CUB', tmp_path, source)
     assert (tmp_path / 'CUB_200_2011' / 'mine').exists()
 
@@ -376,7 +376,7 @@ def test_one_process_at_a_time(small_cub, tmp_path):
     (tmp_path / '.download-CUB').mkdir()
     with open(tmp_path / '.download-CUB' / 'lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises((DatasetError, UsageError), match='another process'):
+        with pytest.raises(DatasetError, match='another process'):
             get('CUB', tmp_path, source)
     assert get('CUB', tmp_path, source)[0] == (4, 4)
 

@@ -215,7 +215,7 @@ def test_failure_while_drawing_leaves_nothing(tmp_path, few, monkeypatch):
         calls.append(1)
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(glyphs, '_draw', fail)
-    with pytest.raises(UsageError, match='glyphs-v2-seed0-size24 cannot be written .*No space.*--data-path'):
+    with pytest.raises(DatasetError, match='glyphs-v2-seed0-size24 cannot be written .*No space.*--data-path'):
         get_dataset('GLYPHS', str(tmp_path), resize=24)
     assert calls and os.listdir(str(tmp_path)) == []
 
@@ -239,7 +239,7 @@ def test_interrupted_it_stops_soon_and_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(UsageError, match='cannot be written.*DML_CACHE'):
+    with pytest.raises(DatasetError, match='cannot be written.*DML_CACHE'):
         get_dataset('GLYPHS', str(tmp_path / 'file'), resize=24)
 
 
@@ -255,7 +255,7 @@ def test_a_changed_set_is_refused_and_named(tmp_path, few, damage):
         manifest.unlink()
     else:
         manifest.write_text('{"classes": 20, "images": 61}' if damage == 'number' else '[')
-    with pytest.raises(UsageError, match='glyphs-v2-seed0-size16 is not as it was made.*delete it'):
+    with pytest.raises(DatasetError, match='glyphs-v2-seed0-size16 is not as it was made.*delete it'):
         get_dataset('GLYPHS', str(tmp_path), resize=16)
 
 

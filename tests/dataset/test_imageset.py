@@ -31,7 +31,7 @@ def test_length_classes_and_types():
     {'boxes': np.zeros((17, 4))}, {'boxes': np.zeros((18, 3))}, {'class_names': ['only one']},
 ])
 def test_parts_that_do_not_fit_are_refused(changes):
-    with pytest.raises(UsageError, match='^Toy needs .*[.]$'):
+    with pytest.raises(DatasetError, match='^Toy needs .*[.]$'):
         image_set(**changes)
 
 
@@ -51,7 +51,7 @@ def test_select_classes_without_boxes():
 
 @pytest.mark.parametrize('ids', [[], [0, 0], [6], [-1]])
 def test_select_classes_refuses(ids):
-    with pytest.raises(UsageError, match='Toy'):
+    with pytest.raises(DatasetError, match='Toy'):
         image_set().select_classes(ids)
 
 
@@ -94,7 +94,7 @@ def test_published_counts_are_compared():
                            (Counts(3, 4, 9, 9), '3 test classes where Toy has 4'),
                            (Counts(3, 3, 8, 9), '9 training images where Toy has 8'),
                            (Counts(3, 3, 9, 8), '9 test images where Toy has 8')]:
-        with pytest.raises(UsageError, match='^list.txt has ' + message + '[.]$'):
+        with pytest.raises(DatasetError, match='^list.txt has ' + message + '[.]$'):
             check_counts(train, test, wrong, 'list.txt')
 
 

@@ -10,6 +10,7 @@ import pytest
 import dataset.loader
 from common.errors import UsageError
 from dataset.decode import read_image
+from dataset.errors import DatasetError
 from dataset.imageset import ImageSet
 from dataset.loader import Loader
 from dataset.transforms import draw_crops
@@ -155,11 +156,11 @@ def test_a_bad_image_is_an_error_that_names_it_once(images, workers):
         iteration = iter(loader)
         for indices in BATCHES[:2]:
             np.testing.assert_array_equal(next(iteration).indices, indices)
-        with pytest.raises(UsageError, match='012.png: truncated PNG'):
+        with pytest.raises(DatasetError, match='012.png: truncated PNG'):
             next(iteration)
         with pytest.raises(StopIteration):
             next(iteration)
-        with pytest.raises(UsageError, match='012.png'):       # it still works, and still refuses
+        with pytest.raises(DatasetError, match='012.png'):       # it still works, and still refuses
             list(loader)
 
 
@@ -204,7 +205,7 @@ def test_bad_images_are_left_out_in_testing(images, workers, cached, tmp_path):
 @pytest.mark.parametrize('cached', [False, True])
 def test_too_many_bad_images(images, cached, tmp_path):
     spoil(images, 1, 2, 3)
-    with pytest.raises(UsageError, match='003.png: truncated PNG.*--skip-bad-images 2'), \
+    with pytest.raises(DatasetError, match='003.png: truncated PNG.*--skip-bad-images 2'), \
             Loader(images, None, False, 40, 40, num_workers=2, skip_bad_images=2, batch_size=4,
                    cache=str(tmp_path / 'cache') if cached else None) as loader:
         list(loader)
@@ -212,7 +213,7 @@ def test_too_many_bad_images(images, cached, tmp_path):
 
 def test_a_class_without_any_good_image(images):
     spoil(images, *range(6, 12))
-    with pytest.raises(UsageError, match='every other image of its class'), \
+    with pytest.raises(DatasetError, match='every other image of its class'), \
             Loader(images, BATCHES, True, 40, 40, num_workers=2, skip_bad_images=24) as loader:
         list(loader)
 
