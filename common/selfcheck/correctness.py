@@ -41,12 +41,12 @@ SPLIT = 'train_npairs'          # its loss chooses nothing, so that rounding can
 TOLERANCES = {
     'loss': 1e-4,                                                       # value and gradients, on the same embeddings
     'embeddings, running': 1e-4, 'gradient, running': 1e-2,             # with batch norm's running statistics
-    'embeddings, trained': 1e-3, 'gradient, trained': 0.2,              # with the batch's; of the three networks
+    'embeddings, trained': 1e-2, 'gradient, trained': 0.6,              # with the batch's; of the deep networks
     'small gradient': 5e-2,                                             # the same, of convnet
-    'running mean': 1e-3, 'running variance': 1e-2,                     # cuDNN divides by n - 1, the CPU by n
+    'running mean': 5e-3, 'running variance': 1e-2,                     # cuDNN divides by n - 1, the CPU by n
     'rank': 0, 'map@r': 1e-6,                                           # percent: both are exact
     'centre': 1e-5, 'inertia': 1e-2, 'nmi': 1.0,                        # k-means may go another way after a tie
-    'several devices': 1e-2,
+    'several devices': 1e-2,                                            # gradients
     'resumed': 10,                                      # times the difference of two runs without interruption
 }
 
