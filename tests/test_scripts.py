@@ -5,6 +5,7 @@ Scripts are found by their names, and say themselves, in ALGORITHM, with which f
 import argparse
 import importlib
 import json
+import pathlib
 import re
 import sys
 
@@ -72,7 +73,8 @@ def test_script_trains_evaluates_and_saves(name, tree, tmp_path):
     last = result['runs'][0]['last']
     assert 0 <= last['recall@1'] <= 100 and np.isfinite(last['nmi'])
     log, = tmp_path.rglob('*.jsonl')
-    losses = [r['loss'] for r in map(json.loads, open(log)) if r['event'] == 'epoch' and 'loss' in r]
+    records = map(json.loads, pathlib.Path(log).read_text().splitlines())
+    losses = [r['loss'] for r in records if r['event'] == 'epoch' and 'loss' in r]
     assert len(losses) == opt.epochs * getattr(opt, 'ensemble_size', 1) and None not in losses
     assert list(tmp_path.rglob('*.params'))
 

@@ -1,5 +1,6 @@
 """The run log: valid JSON at every moment, one writer, superseded lines cut off."""
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from common.stats import t_interval
 
 
 def lines(path):
-    return [json.loads(line) for line in open(path)]
+    return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
 
 
 def test_each_event_is_a_line_of_strict_json(tmp_path):
@@ -68,7 +69,7 @@ def test_a_new_experiment_does_not_touch_a_line_that_was_cut_off(tmp_path):
     log = RunLog(path, 'b')
     log.write('config')
     log.close()
-    first, second = open(path).read().splitlines()
+    first, second = pathlib.Path(path).read_text().splitlines()
     assert first == '{"event": "conf' and json.loads(second)['id'] == 'b'
 
 

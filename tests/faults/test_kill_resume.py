@@ -1,6 +1,7 @@
 """A few of the kills of `tests.faults.kill_resume`, and proof that it notices what differs."""
 import json
 import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -33,7 +34,7 @@ def pair(tmp_path):
 
 def test_times_and_places_may_differ(pair):
     log = os.path.join(pair[1], 'x.jsonl')
-    text = open(log).read().replace('"seconds": 1', '"seconds": 2').replace('"a"', '"b"')
+    text = pathlib.Path(log).read_text().replace('"seconds": 1', '"seconds": 2').replace('"a"', '"b"')
     with open(log, 'w') as file:
         file.write(text)
     checkpoint.save(os.path.join(pair[1], 'x.ckpt.npz'), {'epoch': 1, 'seconds': 4}, {'a': np.zeros(3)})

@@ -57,7 +57,8 @@ def attempt(network: str, optimizer: str, size: int, tree: str) -> Tuple[str, st
         return 'trains', ''
     if child.returncode < 0:
         return f'killed by signal {-child.returncode}', lines[-1]
-    return ('refused' if len(lines) == 1 else 'traceback'), lines[-1]
+    said = len(lines) == 1 and lines[0].startswith(COMMAND[0] + ': ')
+    return ('refused' if said else 'traceback'), lines[-1]
 
 
 def limit() -> None:

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from common import training
 from common.training.checkpoint import load
 from common.distributed.cluster import Alone, WorkersPart
 from common.errors import UsageError
+from common.files import read_npz
 from common.training.learner import Learner
 from dataset.samplers import BalancedBatches, EpisodeBatches, PairBatches, ShuffledBatches
 from tests.tiny import flags, make_tree
@@ -149,7 +151,8 @@ class Job:
 
 
 def events(path):
-    return [json.loads(line) for line in open(path) if line.endswith('\n')]
+    lines = pathlib.Path(path).read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith('\n')]
 
 
 def epochs(results):
@@ -172,7 +175,7 @@ def test_workers_take_the_step_of_the_mean_gradient(tree, tmp_path):
               environment={'PROBE': str(tmp_path / 'probe'), 'PYTHONPATH': os.getcwd()})
     status, _, errors = job.end()
     assert status == 0, errors
-    first, second = (dict(np.load(tmp_path / f'probe-{rank}.npz')) for rank in (0, 1))
+    first, second = (read_npz(tmp_path / f'probe-{rank}.npz') for rank in (0, 1))
     assert first['wrong'] == second['wrong'] == 0
     names = [name for name in first if name.startswith('net:')]
     assert len(names) > 10

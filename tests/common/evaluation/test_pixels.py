@@ -1,5 +1,6 @@
 """The score of raw pixels: by definition, in the log, and one line for what is wrong."""
 import json
+import pathlib
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ def test_pixels_are_scored_by_their_distances(tmp_path, capsys):
     nearest = np.array(labels)[distances.argmin(axis=1)]
     assert found['recall@1'] == pytest.approx(100 * np.mean(nearest == labels))
     assert 'R@1' in capsys.readouterr().out
-    config, epoch = map(json.loads, open(log))
+    config, epoch = map(json.loads, pathlib.Path(log).read_text().splitlines())
     assert (config['algorithm'], config['dataset'], epoch['recall@1']) == ('raw-pixels', 'miniCUB', found['recall@1'])
     experiments, _ = read_logs([str(log.parent)])
     assert experiments[0].algorithm == 'raw-pixels' and boards(experiments) == []

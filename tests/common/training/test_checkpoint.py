@@ -1,6 +1,7 @@
 """Checkpoint files: whole or refused with one sentence, and unable to run code."""
 import json
 import os
+import pathlib
 import pickle
 
 import numpy as np
@@ -30,7 +31,7 @@ def test_names_are_packed_and_unpacked():
 
 
 def test_any_truncation_is_refused(path):
-    data = open(path, 'rb').read()
+    data = pathlib.Path(path).read_bytes()
     for length in list(range(0, len(data), 97)) + [len(data) - 1]:
         with open(path, 'wb') as file:
             file.write(data[:length])
@@ -39,7 +40,7 @@ def test_any_truncation_is_refused(path):
 
 
 def test_a_flipped_bit_is_refused_or_harmless(path):
-    data = open(path, 'rb').read()
+    data = pathlib.Path(path).read_bytes()
     good_meta, good = checkpoint.load(path)
     refused = 0
     for place in range(0, len(data), 13):
