@@ -565,14 +565,14 @@ def test_limit_of_tar_headers(tmp_path):
     huge = tarfile.TarInfo('x')
     huge.type, huge.size = tarfile.XHDTYPE, 1 << 32
     archive = huge.tobuf(tarfile.GNU_FORMAT) + b'\0' * 10240
-    # (Python 3.14 does not pass the sentence on.)
+    # Python 3.14 reads such a header in pieces of a megabyte, and refuses a negative size itself.
     with pytest.raises(DatasetError, match='a header claims 4294967296 bytes|empty header'):
         unpack_bytes(archive, tmp_path / 'a')
     header = bytearray(tarfile.TarInfo('x').tobuf(tarfile.GNU_FORMAT))
     header[124:136] = b'\xff' * 10 + b'\xfe\x00'        # base 256: -512
     header[148:156] = b' ' * 8
     header[148:156] = b'%06o\0 ' % sum(header)
-    with pytest.raises(DatasetError, match='more bytes or files'):
+    with pytest.raises(DatasetError, match='more bytes or files|invalid offset'):
         unpack_bytes(bytes(header) + b'\0' * 10240, tmp_path / 'b')
 
 
