@@ -259,7 +259,8 @@ CASES = [
     Case('limit-cache', 'a limit of the file size: image cache', 'train_margin.py: cache: the image cache (--cache) '
          'cannot be written or read: File too large', 1, 'no half cache', [*TRAIN, *ELSEWHERE, '--cache', 'cache'],
          file_limit=20000, after=nothing_in('cache')),
-    Case('disk-unpack', 'the disk is full: unpacking a dataset', f'dataset.download: {FULL}: disk/.download-CUB/tree/...', 1,
+    Case('disk-unpack', 'the disk is full: unpacking a dataset',
+         f'dataset.download: {FULL}: disk/.download-CUB/tree/...', 1,
          'the archive; no half dataset',
          ['-m', 'dataset.download', 'CUB', '--data-path', 'disk', '--archive', 'CUB.tgz'], large_archive, disk=40,
          intact=('CUB.tgz',), after=nothing_in('disk'), within=published),
