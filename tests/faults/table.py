@@ -241,6 +241,13 @@ CASES = [
     Case('ctrl-c', 'Ctrl-C', 'train_margin.py: interrupted after epoch ... of run 1: the same command with '
          f'--load-checkpoint goes on from {CHECKPOINT}', 130, 'the same', RESUME, signal_at=(signal.SIGINT, 2),
          after=resumes),
+    Case('sigterm', 'SIGTERM (SLURM, `docker stop`, preemption)', 'train_margin.py: interrupted after epoch ... of run 1: '
+         f'the same command with --load-checkpoint goes on from {CHECKPOINT}', 143, 'the same', RESUME,
+         signal_at=(signal.SIGTERM, 2), after=resumes),
+    Case('new-start', 'a run starts anew where an earlier one has saved its models',
+         f'the models and the checkpoint of an earlier run are now in results/models/{NAME}.previous-1', 0,
+         'all of the earlier run', [word for word in RESUME if word != '--load-checkpoint'],
+         after=lambda: loadable(f'results/models/{NAME}.previous-1/{NAME}.ckpt.npz')()),
     Case('disk-checkpoint', 'the disk is full: checkpoint', f'train_margin.py: {FULL}: disk/run.ckpt.npz', 1, BEFORE,
          [*RESUME, '--save-model-prefix', 'disk/run'], lambda: shutil.copy(CHECKPOINT, 'disk/run.ckpt.npz'),
          disk=3000, intact=('disk/run.ckpt.npz',)),
@@ -289,6 +296,10 @@ CASES = [
          'with 0.2. A run can go on with more --epochs or --number-of-runs, other paths, --gpus and --num-workers; to '
          'train its weights further with other flags, start anew with --pretrained FILE.params', 2, 'log and models',
          [*RESUME, '--margin', '0.3'], intact=(CHECKPOINT, LOG)),
+    Case('checkpoint-data', 'resumed on other images', f'train_margin.py: --data-path: {CHECKPOINT} was made with ... '
+         'images of ... classes to train and ... of ... to test (names and labels: ...); here are ... images of ... '
+         'classes to train and ... of ... to test (names and labels: ...)', 2, 'log and models', RESUME,
+         lambda: os.rename('tree/000.class/0.png', 'tree/000.class/x.png'), intact=(CHECKPOINT, LOG)),
     Case('checkpoint-script', 'resumed by another script', f'train_liftedstruct.py: {CHECKPOINT} was made by '
          'train_margin.py', 1, 'log and models',
          ['train_liftedstruct.py', *TRAIN[1:], '--load-checkpoint', CHECKPOINT, *ELSEWHERE], intact=(CHECKPOINT, LOG)),
