@@ -241,8 +241,8 @@ CASES = [
     Case('ctrl-c', 'Ctrl-C', 'train_margin.py: interrupted after epoch ... of run 1: the same command with '
          f'--load-checkpoint goes on from {CHECKPOINT}', 130, 'the same', RESUME, signal_at=(signal.SIGINT, 2),
          after=resumes),
-    Case('sigterm', 'SIGTERM (SLURM, `docker stop`, preemption)', 'train_margin.py: interrupted after epoch ... of run 1: '
-         f'the same command with --load-checkpoint goes on from {CHECKPOINT}', 143, 'the same', RESUME,
+    Case('sigterm', 'SIGTERM (SLURM, `docker stop`, preemption)', 'train_margin.py: interrupted after epoch ... of run '
+         f'1: the same command with --load-checkpoint goes on from {CHECKPOINT}', 143, 'the same', RESUME,
          signal_at=(signal.SIGTERM, 2), after=resumes),
     Case('new-start', 'a run starts anew where an earlier one has saved its models',
          f'the models and the checkpoint of an earlier run are now in results/models/{NAME}.previous-1', 0,
