@@ -122,7 +122,7 @@ class Learner:
         except Exception as error:
             if out_of_memory(error) or group.optimizer != self.opt.optimizer:
                 raise
-            raise UsageError(f'--optimizer {group.optimizer}: MXNet cannot train with it here: {said(error)}') from error
+            raise UsageError(f'--optimizer {group.optimizer}: MXNet cannot train with it: {said(error)}') from error
 
     def start_epoch(self, epoch: int, seed: int) -> float:
         """Seeds all that draws at random and sets the learning rates; returns the first group's."""

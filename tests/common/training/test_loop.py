@@ -463,7 +463,8 @@ def test_streams_that_are_closed_or_know_ascii_only_change_what_is_seen_and_noth
 # What the device, the weights, the network and the optimiser have to do with it
 
 @pytest.mark.parametrize('gpus, line', [('-1', 'training on the CPU (no GPU was found that MXNet can use)'),
-                                        ('-2', 'training on the CPU'), ([mx.cpu(0), mx.cpu(1)], 'training on CPU 0, 1')])
+                                        ('-2', 'training on the CPU'),
+                                        ([mx.cpu(0), mx.cpu(1)], 'training on CPU 0, 1')])
 def test_one_line_says_which_device_trains(tree, tmp_path, capsys, monkeypatch, gpus, line):
     monkeypatch.setattr(mx.context, 'num_gpus', lambda: 0)
     opt = margin(tree, tmp_path, '--epochs', '1')
