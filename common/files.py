@@ -81,10 +81,10 @@ def read_npz(path: str, names: Optional[Sequence[str]] = None) -> Dict[str, np.n
         If the disk cannot give it.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if names is None or name in names}
-            found = len(file.files)
-        with open(path, 'rb') as archive:
+        with open(path, 'rb') as archive:       # NumPy leaves a damaged one open
+            with np.load(archive, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files if names is None or name in names}
+                found = len(file.files)
             archive.seek(-_ZIP_END.size, os.SEEK_END)
             magic, count = _ZIP_END.unpack(archive.read())
     except _NPZ_DAMAGE as error:

@@ -1,11 +1,12 @@
 """Every network that --model accepts and every optimiser of MXNet, tried once: it trains, or says in a line why not.
 
-    python -m tests.faults.zoo                    all of them: an hour or two on a busy machine, so not in `make faults`
-    python -m tests.faults.zoo --only nasnet adam     those whose names contain one of these
+    python -m tests.faults.zoo                          all of them: an hour or two on two cores
+    python -m tests.faults.zoo --only nasnet adam       those whose names contain one of these
 
-Each is one step of a training script in a process of its own, on a batch of four images, from random weights. Networks
-get 64 pixels, 224 where that is too few, and those for CIFAR 32. The exit status is 1 if any ended otherwise than with
-a step or with one line: that is a bug. What does not train is listed in docs/networks.md.
+Left out of `make faults`, as it takes long. Each is one step of a training script in a process of its own, on a batch
+of four images, from random weights. Networks get 64 pixels, 224 where that is too few, and those for CIFAR 32. The exit
+status is 1 if any ended otherwise than with a step or with one line: that is a bug. What does not train is listed in
+docs/networks.md.
 """
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_log_of_a_run(tree, tmp_path):
 
 
 def test_the_second_run_is_the_first_run_of_the_next_seed(tree, tmp_path):
-    """Run 2 starts afresh: its network, loss parameters, generators and learning rates do not depend on run 1."""
+    """A fresh start: network, loss parameters, generators and learning rates of run 2 owe nothing to run 1."""
     training.run(margin(tree, tmp_path / 'two', '--number-of-runs', '2'), train_margin.build)
     training.run(margin(tree, tmp_path / 'one', '--seed', '124'), train_margin.build)
     second = [e for e in timeless(only(tmp_path / 'two', '.jsonl')) if e.get('run') == 2 and e['event'] == 'epoch']
@@ -462,9 +462,9 @@ def test_streams_that_are_closed_or_know_ascii_only_change_what_is_seen_and_noth
 # ---------------------------------------------------------------------------------------------------------------------
 # What the device, the weights, the network and the optimiser have to do with it
 
-@pytest.mark.parametrize('gpus, line', [
-    ('-1', 'training on the CPU (no GPU was found that MXNet can use)'), ('-2', 'training on the CPU'),
-    ([mx.cpu(0), mx.cpu(1)], 'training on CPU 0, 1')])
+@pytest.mark.parametrize('gpus, line', [('-1', 'training on the CPU (no GPU was found that MXNet can use)'),
+                                        ('-2', 'training on the CPU'),
+                                        ([mx.cpu(0), mx.cpu(1)], 'training on CPU 0, 1')])
 def test_one_line_says_which_device_trains(tree, tmp_path, capsys, monkeypatch, gpus, line):
     monkeypatch.setattr(mx.context, 'num_gpus', lambda: 0)
     opt = margin(tree, tmp_path, '--epochs', '1')
