@@ -6,11 +6,11 @@ imported from their modules by those who use them, which keeps this import light
 """
 import common  # noqa: F401  (prepares MXNet)
 
-from .errors import DatasetError
-from .imageset import ImageSet, split_classes
-from .registry import dataset_names, get_dataset, register
+from dataset.errors import DatasetError
+from dataset.imageset import ImageSet, split_classes
+from dataset.registry import dataset_names, get_dataset, register
 
-from . import cub, cars196, sop, folder, glyphs  # isort: skip  (each registers its reader)
+from dataset import cub, cars196, sop, folder, glyphs  # isort: skip  (each registers its reader)
 
 __all__ = ['DatasetError', 'ImageSet', 'dataset_names', 'get_dataset', 'register', 'split_classes',
            'cub', 'cars196', 'sop', 'folder', 'glyphs']

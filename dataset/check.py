@@ -8,9 +8,7 @@ The exit status is 0 where all is well, 1 otherwise.
 """
 from __future__ import annotations
 
-import argparse
 import hashlib
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,10 +17,12 @@ from typing import Callable, List, Optional, Sequence, Tuple
 import numpy as np
 from tqdm import tqdm
 
-from .decode import read_image
-from .errors import DatasetError
-from .imageset import ImageSet
-from .registry import dataset_names, get_dataset
+from common.command import CommandParser, run_command
+from common.runtime import available_cores
+from dataset.decode import read_image
+from dataset.errors import DatasetError
+from dataset.imageset import ImageSet
+from dataset.registry import dataset_names, get_dataset
 
 
 @dataclass
@@ -53,7 +53,7 @@ def _look(path: str, box: Optional[np.ndarray]) -> Tuple[Optional[bytes], Option
     except DatasetError as error:
         return digest, str(error)
     except OSError as error:
-        return None, '%s: %s' % (path, error.strerror)
+        return None, f'{path}: {error.strerror}'
     return digest, None
 
 
@@ -90,10 +90,10 @@ def inspect(train: ImageSet, test: ImageSet, num_workers: int = 2, progress: boo
 def _describe(title: str, images: ImageSet) -> str:
     sizes = np.bincount(images.labels, minlength=images.num_classes)
     smallest = int(sizes.argmin())
-    line = '%-9s %7d images of %d classes, %d to %d a class (smallest: %s)' % (
-        title, len(images), images.num_classes, sizes.min(), sizes.max(), DatasetError(images.class_names[smallest]))
+    line = (f'{title:<9} {len(images):7d} images of {images.num_classes} classes, {sizes.min()} to {sizes.max()} a '
+            f'class (smallest: {DatasetError(images.class_names[smallest])})')
     single = int((sizes == 1).sum())
-    return line + ('; %d of one image only, which has no positive' % single if single else '')
+    return line + (f'; {single} of one image only, which has no positive' if single else '')
 
 
 def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: int = 2, show: int = 20,
@@ -121,29 +121,29 @@ def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: i
     say(_describe('test', test))
     findings = inspect(train, test, num_workers)
     for title, lines in (('cannot be read', findings.unreadable),
-                         ('in training and test', ['%s = %s' % pair for pair in findings.duplicates])):
-        say('%d %s' % (len(lines), title))
+                         ('in training and test', [f'{one} = {other}' for one, other in findings.duplicates])):
+        say(f'{len(lines)} {title}')
         for line in lines[:show]:
-            say('    %s' % DatasetError(line))      # which escapes what no terminal can show
+            say(f'    {DatasetError(line)}')      # which escapes what no terminal can show
         if len(lines) > show:
-            say('    ... and %d more' % (len(lines) - show))
+            say(f'    ... and {len(lines) - show} more')
     return not findings
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog='python -m dataset.check', description='Look a dataset over.')
+    return run_command('dataset.check', lambda: _run(argv))
+
+
+def _run(argv: Optional[Sequence[str]]) -> int:
+    parser = CommandParser(prog='dataset.check', description='Look a dataset over.')
     parser.add_argument('dataset', choices=dataset_names(), help='which dataset')
     parser.add_argument('--data-path', metavar='DIR', help='its folder (GLYPHS: made if not given)')
     parser.add_argument('--resize', type=int, default=256, help='side of generated images in pixels (default: 256)')
-    parser.add_argument('--num-workers', type=int, default=os.cpu_count() or 1, help='threads (default: one a core)')
+    parser.add_argument('--num-workers', type=int, default=available_cores(), help='threads (default: one a core)')
     options = parser.parse_args(argv)
-    try:
-        well = check(options.dataset, options.data_path, options.resize, options.num_workers)
-    except (DatasetError, OSError) as error:
-        print('%s: %s' % (options.dataset, error), file=sys.stderr)
-        return 1
-    print('%s: %s' % (options.dataset, 'all is well' if well else 'has problems'))
+    well = check(options.dataset, options.data_path, options.resize, options.num_workers)
+    print(f'{options.dataset}: {"all is well" if well else "has problems"}')
     return 0 if well else 1
 
 

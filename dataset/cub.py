@@ -12,10 +12,10 @@ from typing import List, Tuple
 
 import numpy as np
 
-from .errors import DatasetError
-from .imageset import Counts, ImageSet, check_counts
-from .listing import find_root, image_paths, read_rows
-from .registry import register
+from dataset.errors import DatasetError
+from dataset.imageset import Counts, ImageSet, check_counts
+from dataset.listing import find_root, image_paths, read_rows
+from dataset.registry import register
 
 #: Classes 1 to 100 train, 101 to 200 test (Song et al., arXiv:1511.06452, section 6).
 COUNTS = Counts(train_classes=100, test_classes=100, train_images=5864, test_images=5924)
@@ -29,7 +29,7 @@ def _by_image(root: str, file: str, ids: List[int], types: tuple) -> List[list]:
         return columns[1:]
     row_of = {image: row for row, image in enumerate(columns[0])}
     if len(row_of) != len(columns[0]) or set(row_of) != set(ids):
-        raise DatasetError('%s must list each image id of images.txt once (%d ids), and does not.' % (path, len(ids)))
+        raise DatasetError(f'{path} must list each image id of images.txt once ({len(ids)} ids), and does not.')
     rows = [row_of[image] for image in ids]
     return [[column[row] for row in rows] for column in columns[1:]]
 
@@ -47,16 +47,16 @@ def read_cub(data_path: str) -> Tuple[ImageSet, ImageSet]:
     images_file = os.path.join(root, 'images.txt')
     ids, names = read_rows(images_file, (int, str))
     if len(set(ids)) != len(ids):
-        raise DatasetError('%s lists an image id twice.' % images_file)
+        raise DatasetError(f'{images_file} lists an image id twice.')
     classes = _by_image(root, 'image_class_labels.txt', ids, (int,))[0]
     boxes = np.array(_by_image(root, 'bounding_boxes.txt', ids, (float,) * 4), dtype=np.float64).T
     if not np.isfinite(boxes).all() or (boxes < 0).any() or (boxes[:, 2:] <= 0).any():
-        raise DatasetError('%s holds a box that is not x y width height with a positive size.'
-                           % os.path.join(root, 'bounding_boxes.txt'))
+        raise DatasetError(f'{os.path.join(root, "bounding_boxes.txt")} holds a box that is not x y width height with '
+                           'a positive size.')
     total = COUNTS.train_classes + COUNTS.test_classes
     if set(classes) != set(range(1, total + 1)):
-        raise DatasetError('%s must use the class ids 1 to %d, each at least once.'
-                           % (os.path.join(root, 'image_class_labels.txt'), total))
+        raise DatasetError(f'{os.path.join(root, "image_class_labels.txt")} must use the class ids 1 to {total}, each '
+                           'at least once.')
     labels = np.array(classes, dtype=np.int64) - 1
     class_names = [''] * total
     for label, name in zip(labels, names):

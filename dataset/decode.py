@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from .errors import DatasetError
+from dataset.errors import DatasetError
 
 # One picture, one thread: the loader's threads are the only parallelism, or they would get in each other's way.
 cv2.setNumThreads(1)

@@ -17,11 +17,8 @@ Where the files are (checksums are those of the published files):
 """
 from __future__ import annotations
 
-import argparse
-import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import sys
@@ -33,11 +30,12 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from . import unpack
+from common.command import CommandParser, run_command
 from common.errors import UsageError
-
-from .errors import DatasetError
-from .registry import get_dataset
+from common.files import hash_file
+from dataset import unpack
+from dataset.errors import DatasetError
+from dataset.registry import get_dataset
 
 GIB = 1 << 30
 CHUNK = 1 << 16
@@ -128,15 +126,6 @@ class _Retry(Exception):
         self.wait = wait
 
 
-def file_md5(path: str) -> str:
-    """The MD5 of a file, as 32 hexadecimal digits."""
-    digest = hashlib.md5()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(CHUNK), b''):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _reason(error: Exception) -> str:
     """The innermost cause of a network error in one line; requests and urllib3 wrap theirs several times."""
     while True:
@@ -158,7 +147,7 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress
     have = os.path.getsize(part) if os.path.exists(part) else 0
     headers = {'Accept-Encoding': 'identity', 'User-Agent': 'dml-playground'}
     if have:
-        headers['Range'] = 'bytes=%d-' % have
+        headers['Range'] = f'bytes={have}-'
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
             status = response.status_code
@@ -168,24 +157,24 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress
                 if total == str(have):
                     return
                 os.unlink(part)
-                raise _Retry('the server has no bytes after %d' % have)
+                raise _Retry(f'the server has no bytes after {have}')
             if status == 429 or status >= 500:
                 wait = response.headers.get('Retry-After', '')
-                raise _Retry('HTTP status %d' % status, min(float(wait), 60) if wait.isdigit() else None)
+                raise _Retry(f'HTTP status {status}', min(float(wait), 60) if wait.isdigit() else None)
             if status not in (200, 206):
-                raise _MirrorError('HTTP status %d' % status)
-            if status == 206 and not response.headers.get('Content-Range', '').startswith('bytes %d-' % have):
+                raise _MirrorError(f'HTTP status {status}')
+            if status == 206 and not response.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
                 raise _MirrorError('the server sent another range than asked for')
             if status == 200:
                 have = 0    # it ignores ranges, or none was asked for: from the start
             length = response.headers.get('Content-Length', '')
             total = have + int(length) if length.isdigit() else None
             if total is not None and total > limit:
-                raise _MirrorError('the file would have %d bytes, which cannot be right' % total)
+                raise _MirrorError(f'the file would have {total} bytes, which cannot be right')
             free = shutil.disk_usage(os.path.dirname(part)).free
             if total is not None and total - have > free:
-                raise OSError(errno.ENOSPC, 'No space left on device (%.1f GB to download, %.1f GB free)'
-                              % ((total - have) / 1e9, free / 1e9), part)
+                raise OSError(errno.ENOSPC, f'No space left on device ({(total - have) / 1e9:.1f} GB to download, '
+                                            f'{free / 1e9:.1f} GB free)', part)
             with open(part, 'ab' if have else 'wb') as file, \
                     tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=os.path.basename(part)[:-5],
                          disable=None if progress else True, leave=False) as bar:
@@ -197,7 +186,7 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress
                     have += len(block)
                     bar.update(len(block))
                     if have > limit:
-                        raise _MirrorError('the file has more than %d bytes, which cannot be right' % limit)
+                        raise _MirrorError(f'the file has more than {limit} bytes, which cannot be right')
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema,
             requests.exceptions.TooManyRedirects, UnicodeError) as error:
         raise _MirrorError(_reason(error)) from None
@@ -226,7 +215,7 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
     say : callable
         Takes one line about what goes wrong on the way.
 
-    Outputs
+    Returns
     -------
     path : str
         ``folder/NAME``, complete and verified. The name does not exist before that.
@@ -250,12 +239,12 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
             pause = wait * 2 ** failures
             try:
                 _get(url, part, 2 * remote.size, timeout, progress)
-                found = remote.md5 and file_md5(part)
+                found = remote.md5 and hash_file(part, 'md5')
                 if found == remote.md5:
                     os.replace(part, path)
                     return path
                 os.unlink(part)
-                problem = 'its checksum is %s, not %s' % (found, remote.md5)
+                problem = f'its checksum is {found}, not {remote.md5}'
                 if restarted or not before:
                     break           # all of these bytes came from this mirror: more of the same will not help
                 restarted = True    # the older bytes may have been the wrong ones
@@ -269,11 +258,11 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
                 if error.wait is not None:
                     pause = error.wait
             if failures < tries:
-                say('%s: %s; trying again' % (url, problem))
+                say(f'{url}: {problem}; trying again')
                 time.sleep(pause)
-        problems.append('%s: %s' % (url, problem))
+        problems.append(f'{url}: {problem}')
         say(problems[-1])
-    raise DatasetError('%s could not be downloaded (%s).' % (remote.name, '; '.join(problems)))
+    raise DatasetError(f'{remote.name} could not be downloaded ({"; ".join(problems)}).')
 
 
 def _verify_archive(source: Source, path: str) -> bool:
@@ -286,13 +275,13 @@ def _verify_archive(source: Source, path: str) -> bool:
     """
     known = dict(source.known)
     known.update({remote.md5: remote.name for remote in source.files if remote.md5})
-    md5 = file_md5(path)
+    md5 = hash_file(path, 'md5')
     if md5 in known:
         return True
     if source.spot_md5:
         return False
-    raise DatasetError('%s has the MD5 %s, not that of %s: it is damaged or another file.'
-                       % (path, md5, ' or '.join('%s, %s' % (name, digest) for digest, name in known.items())))
+    expected = ' or '.join(f'{name}, {digest}' for digest, name in known.items())
+    raise DatasetError(f'{path} has the MD5 {md5}, not that of {expected}: it is damaged or another file.')
 
 
 def _find_root(name: str, tree: str) -> str:
@@ -332,12 +321,12 @@ def _check_spots(source: Source, tree: str) -> None:
     missing = dict(source.spot_md5)
     for folder, _, files in os.walk(tree):
         for name in set(files) & set(missing):
-            md5 = file_md5(os.path.join(folder, name))
+            md5 = hash_file(os.path.join(folder, name), 'md5')
             if md5 != missing.pop(name):
-                raise DatasetError('%s in the archive has the MD5 %s, not %s: it is not the published image.'
-                                   % (name, md5, source.spot_md5[name]))
+                raise DatasetError(f'{name} in the archive has the MD5 {md5}, not {source.spot_md5[name]}: it is not '
+                                   'the published image.')
     if missing:
-        raise DatasetError('the archive holds no %s, so it cannot be verified.' % ' and no '.join(sorted(missing)))
+        raise DatasetError(f'the archive holds no {" and no ".join(sorted(missing))}, so it cannot be verified.')
 
 
 def _publish(root: str, data_path: str, work: str) -> None:
@@ -350,8 +339,9 @@ def _publish(root: str, data_path: str, work: str) -> None:
             ours = set(file.read().split('\n'))
     for name in names:
         if name not in ours and os.path.lexists(os.path.join(data_path, name)):
-            raise DatasetError('%s exists already, but %s holds no complete dataset: move it away, or choose another '
-                               '--data-path.' % (os.path.join(data_path, name), data_path))
+            raise DatasetError(f'{os.path.join(data_path, name)} exists already, but {data_path} holds no complete '
+                               'dataset: move it away, or choose another '
+                               '--data-path.')
     with open(journal, 'w', encoding='utf-8') as file:
         file.write('\n'.join(sorted(ours | set(names))))
     os.sync()       # the files' content is on the disk before their names are
@@ -381,7 +371,7 @@ def _fetch_all(source: Source, urls: Sequence[str], work: str, say: Callable[[st
         try:
             files.append(fetch(RemoteFile(remote.name, remote.md5, remote.size, places), work, say=say, **options))
         except DatasetError as error:
-            raise DatasetError('%s %s' % (error, source.hint)) from None
+            raise DatasetError(f'{error} {source.hint}') from None
     return files
 
 
@@ -393,7 +383,7 @@ def _unpack_all(name: str, source: Source, files: Sequence[str], tree: str, veri
     limits = unpack.Limits(source.max_bytes, source.max_files)
     try:
         for path in files:
-            say('Unpacking %s ...' % path)
+            say(f'Unpacking {path} ...')
             if name == 'CARS196' and path.endswith('.mat'):
                 target = os.path.join(tree, 'cars_annos.mat')
                 try:
@@ -408,7 +398,7 @@ def _unpack_all(name: str, source: Source, files: Sequence[str], tree: str, veri
             return _find_root(name, tree)
         except DatasetError as error:
             reason = str(error).replace(tree + os.sep, '').replace(tree, 'it')
-            raise DatasetError('%s is not the complete %s: %s' % (' with '.join(files), name, reason)) from None
+            raise DatasetError(f'{" with ".join(files)} is not the complete {name}: {reason}') from None
     except BaseException:
         shutil.rmtree(tree, ignore_errors=True)
         raise
@@ -437,7 +427,7 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
     options
         Of `fetch`.
 
-    Outputs
+    Returns
     -------
     train, test : int
         Numbers of images.
@@ -452,17 +442,17 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
     source = source or SOURCES[name]
     for archive in archives:
         if not os.path.isfile(archive):
-            raise UsageError('--archive %s: there is no such file.' % archive)
+            raise UsageError(f'--archive {archive}: there is no such file.')
     work = os.path.join(data_path, '.download-' + name)
     os.makedirs(work, exist_ok=True)
     with open(os.path.join(work, 'lock'), 'w') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DatasetError('another process is downloading %s into %s.' % (name, data_path)) from None
+            raise DatasetError(f'another process is downloading {name} into {data_path}.') from None
         counts = _count(name, data_path)
         if counts:
-            say('%s is already in %s: %d training and %d test images.' % ((name, data_path) + counts))
+            say(f'{name} is already in {data_path}: {counts[0]} training and {counts[1]} test images.')
         else:
             if archives:
                 files, verified = archives, all(_verify_archive(source, path) for path in archives)
@@ -480,15 +470,18 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
                 for path in files:
                     os.replace(path, os.path.join(data_path, os.path.basename(path)))
             counts = _count(name, data_path)
-            say('%s is in %s: %d training and %d test images, as published.' % ((name, data_path) + counts))
+            say(f'{name} is in {data_path}: {counts[0]} training and {counts[1]} test images, as published.')
         shutil.rmtree(work)
     return counts
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog='python -m dataset.download',
-                                     description='Get a dataset: download, verify, unpack.')
+    return run_command('dataset.download', lambda: _run(argv))
+
+
+def _run(argv: Optional[Sequence[str]]) -> None:
+    parser = CommandParser(prog='dataset.download', description='Get a dataset: download, verify, unpack.')
     parser.add_argument('dataset', choices=sorted(SOURCES), help='which dataset')
     parser.add_argument('--data-path', required=True, metavar='DIR', help='folder to put it into; made if missing')
     parser.add_argument('--archive', nargs='+', default=[], metavar='FILE',
@@ -500,19 +493,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = parser.parse_args(argv)
     try:
         download(options.dataset, options.data_path, options.archive, options.url, options.keep_archive)
-        return 0
-    except DatasetError as error:
-        print('%s: %s' % (options.dataset, error), file=sys.stderr)
-        return 1
-    except OSError as error:
-        where = error.filename or options.data_path
-        print('%s: %s: %s' % (options.dataset, where, error.strerror or error), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('\nInterrupted. The same command goes on from here.', file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        raise type(error)('interrupted; the same command goes on from here') from None
 
 
 if __name__ == '__main__':
-    with contextlib.suppress(BrokenPipeError):
-        sys.exit(main())
+    sys.exit(main())

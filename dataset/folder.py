@@ -12,10 +12,10 @@ from typing import Tuple
 
 import numpy as np
 
-from .errors import DatasetError
-from .imageset import ImageSet
-from .listing import list_folders, list_images
-from .registry import register
+from dataset.errors import DatasetError
+from dataset.imageset import ImageSet
+from dataset.listing import list_folders, list_images
+from dataset.registry import register
 
 
 def read_folders(root: str, name: str, mirror: bool = True) -> ImageSet:
@@ -28,13 +28,13 @@ def read_folders(root: str, name: str, mirror: bool = True) -> ImageSet:
     """
     classes = list_folders(root)
     if not classes:
-        raise DatasetError('%s holds no class folders: %s expects one folder of images a class.' % (root, name))
+        raise DatasetError(f'{root} holds no class folders: {name} expects one folder of images a class.')
     paths, labels = [], []
     for label, folder in enumerate(classes):
         images = list_images(os.path.join(root, folder))
         if not images:
-            raise DatasetError('%s holds no image file: every folder in %s is taken for a class.'
-                               % (os.path.join(root, folder), root))
+            raise DatasetError(f'{os.path.join(root, folder)} holds no image file: every folder in {root} is taken '
+                               'for a class.')
         paths.extend(os.path.join(root, folder, image) for image in images)
         labels.extend([label] * len(images))
     return ImageSet(paths, np.array(labels, dtype=np.int64), classes, name=name, mirror=mirror)
@@ -50,8 +50,8 @@ def split_halves(images: ImageSet) -> Tuple[ImageSet, ImageSet]:
     """
     half = images.num_classes // 2
     if not half:
-        raise DatasetError('%s needs at least 2 class folders, one to train and one to test, and found only %s.'
-                           % (images.name, os.path.dirname(images.paths[0])))
+        raise DatasetError(f'{images.name} needs at least 2 class folders, one to train and one to test, and found '
+                           f'only {os.path.dirname(images.paths[0])}.')
     return images.select_classes(np.arange(half)), images.select_classes(np.arange(half, images.num_classes))
 
 

@@ -32,11 +32,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import UsageError
-
-from .errors import DatasetError
-from .folder import read_folders, split_halves
-from .imageset import ImageSet
-from .registry import register
+from dataset.errors import DatasetError
+from dataset.folder import read_folders, split_halves
+from dataset.imageset import ImageSet
+from dataset.registry import register
 
 #: Part of the folder's name: to be raised when the pictures change.
 FORMAT = 2
@@ -78,7 +77,7 @@ def read_glyphs(data_path: Optional[str], size: int = 256, seed: int = 0) -> Tup
     seed : int
         Draws the split and every picture.
 
-    Outputs
+    Returns
     -------
     (train, test) : ImageSets of 100 classes and 4,000 images each, not to be mirrored.
 
@@ -88,15 +87,15 @@ def read_glyphs(data_path: Optional[str], size: int = 256, seed: int = 0) -> Tup
         If the folder cannot be written, or exists and was changed since it was made.
     """
     if size < 16:
-        raise UsageError('--resize %d is too small to tell glyphs apart, use 16 or more.' % size)
+        raise UsageError(f'--resize {size} is too small to tell glyphs apart, use 16 or more.')
     base = data_path or cache_folder()
-    folder = os.path.join(base, 'glyphs-v%d-seed%d-size%d' % (FORMAT, seed, size))
+    folder = os.path.join(base, f'glyphs-v{FORMAT}-seed{seed}-size{size}')
     if not os.path.isdir(folder):
         try:
             generate(folder, size, seed)
         except OSError as error:
-            raise DatasetError('%s cannot be written (%s): choose another place with --data-path or $DML_CACHE.'
-                               % (folder, error)) from None
+            raise DatasetError(f'{folder} cannot be written ({error}): choose another place with --data-path or '
+                               '$DML_CACHE.') from None
     images = read_folders(folder, 'GLYPHS', mirror=False)
     _check_manifest(folder, images)
     return split_halves(images)
@@ -116,8 +115,9 @@ def _check_manifest(folder: str, images: ImageSet) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise DatasetError('%s is not as it was made (%d classes, %d images; see %s): delete it, and it will be made '
-                           'again.' % (folder, images.num_classes, len(images), MANIFEST))
+        raise DatasetError(f'{folder} is not as it was made ({images.num_classes} classes, {len(images)} images; see '
+                           f'{MANIFEST}): delete it, and it will be made '
+                           'again.')
 
 
 def generate(folder: str, size: int, seed: int = 0, threads: Optional[int] = None) -> None:
@@ -182,12 +182,12 @@ def _draw_classes(folder: str, order: np.ndarray, places: range, size: int, seed
     for place in places:
         character = CHARACTERS[order[place]]
         shapes = [_shape(font, character) for font in fonts]
-        class_folder = os.path.join(folder, '%04d_U+%04X' % (place, ord(character)))
+        class_folder = os.path.join(folder, f'{place:04d}_U+{ord(character):04X}')
         os.mkdir(class_folder)
         rng = np.random.RandomState([FORMAT, seed % 2 ** 32, size, ord(character)])
         for number, image in enumerate(_draw(shapes, size, rng)):
             encoded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-            with open(os.path.join(class_folder, '%03d.jpg' % number), 'wb') as stream:
+            with open(os.path.join(class_folder, f'{number:03d}.jpg'), 'wb') as stream:
                 stream.write(encoded.tobytes())
         if stop.is_set():
             return
@@ -204,7 +204,7 @@ def _load_fonts(size: int) -> List[ImageFont.FreeTypeFont]:
             with open(os.path.join(folder, face + '.ttf'), 'rb') as stream:
                 fonts.append(ImageFont.truetype(BytesIO(stream.read()), size, layout_engine=ImageFont.Layout.BASIC))
         except OSError as error:
-            raise DatasetError('%s lacks the DejaVu fonts that matplotlib ships (%s).' % (folder, error)) from None
+            raise DatasetError(f'{folder} lacks the DejaVu fonts that matplotlib ships ({error}).') from None
     return fonts
 
 

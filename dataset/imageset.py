@@ -7,8 +7,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from common.errors import UsageError
-
-from .errors import DatasetError
+from dataset.errors import DatasetError
 
 
 @dataclass
@@ -48,17 +47,18 @@ class ImageSet:
         self.class_names = list(self.class_names)
         labels = np.asarray(self.labels)
         if labels.ndim != 1 or len(labels) != len(self.paths) or labels.dtype.kind not in 'iu':
-            raise DatasetError('%s needs one integer label for each of its %d images, not an array of shape %s and '
-                               'type %s.' % (self._title, len(self.paths), labels.shape, labels.dtype))
+            raise DatasetError(f'{self._title} needs one integer label for each of its {len(self.paths)} images, not '
+                               f'an array of shape {labels.shape} and '
+                               f'type {labels.dtype}.')
         self.labels = labels.astype(np.int64)
         if not np.array_equal(np.unique(self.labels), np.arange(len(self.class_names))):
-            raise DatasetError('%s needs labels 0 to %d, each with at least one image.'
-                               % (self._title, len(self.class_names) - 1))
+            raise DatasetError(f'{self._title} needs labels 0 to {len(self.class_names) - 1}, each with at least one '
+                               'image.')
         if self.boxes is not None:
             self.boxes = np.asarray(self.boxes, dtype=np.float32)
             if self.boxes.shape != (len(self.paths), 4):
-                raise DatasetError('%s needs one box of 4 numbers for each of its %d images, not an array of shape %s.'
-                                   % (self._title, len(self.paths), self.boxes.shape))
+                raise DatasetError(f'{self._title} needs one box of 4 numbers for each of its {len(self.paths)} '
+                                   f'images, not an array of shape {self.boxes.shape}.')
 
     @property
     def _title(self) -> str:
@@ -81,8 +81,7 @@ class ImageSet:
         """
         ids = np.asarray(ids, dtype=np.int64).reshape(-1)
         if not len(ids) or len(np.unique(ids)) != len(ids) or ids.min() < 0 or ids.max() >= self.num_classes:
-            raise DatasetError('%s has classes 0 to %d: cannot select %s.'
-                               % (self._title, self.num_classes - 1, ids.tolist()))
+            raise DatasetError(f'{self._title} has classes 0 to {self.num_classes - 1}: cannot select {ids.tolist()}.')
         new_label = np.full(self.num_classes, -1, dtype=np.int64)
         new_label[ids] = np.arange(len(ids))
         labels = new_label[self.labels]
@@ -106,7 +105,7 @@ def split_classes(train: ImageSet, fraction: float, seed: int = 0) -> Tuple[Imag
     seed : int
         Chooses the classes.
 
-    Outputs
+    Returns
     -------
     (rest, held_out) : ImageSets without a common class.
 
@@ -116,10 +115,10 @@ def split_classes(train: ImageSet, fraction: float, seed: int = 0) -> Tuple[Imag
         If `fraction` is out of range or there are fewer than four classes.
     """
     if not 0 < fraction < 1:
-        raise UsageError('--val-split takes a share of the classes between 0 and 1, not %g.' % fraction)
+        raise UsageError(f'--val-split takes a share of the classes between 0 and 1, not {fraction:g}.')
     total = train.num_classes
     if total < 4:
-        raise UsageError('--val-split needs at least 4 training classes, %s has %d.' % (train._title, total))
+        raise UsageError(f'--val-split needs at least 4 training classes, {train._title} has {total}.')
     count = min(max(int(round(fraction * total)), 2), total - 2)
     order = np.random.RandomState(seed).permutation(total)
     return train.select_classes(np.sort(order[count:])), train.select_classes(np.sort(order[:count]))
@@ -143,8 +142,7 @@ def check_counts(train: ImageSet, test: ImageSet, expected: Counts, source: str)
         On the first count that differs.
     """
     found = Counts(train.num_classes, test.num_classes, len(train), len(test))
-    for what, have, want in zip(Counts._fields, found, expected):
+    for field, have, want in zip(Counts._fields, found, expected):
         if have != want:
-            raise DatasetError('%s has %d %s where %s has %d.'
-                               % (source, have, what.replace('_', 'ing ', 1) if what.startswith('train')
-                                  else what.replace('_', ' '), train.name, want))
+            what = field.replace('train_', 'training ').replace('test_', 'test ')
+            raise DatasetError(f'{source} has {have} {what} where {train.name} has {want}.')

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterable, List, Sequence, Set, Tuple
 
-from .errors import DatasetError
+from dataset.errors import DatasetError
 
 #: Suffixes that count as an image, in lower case.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
@@ -25,8 +25,9 @@ def find_root(data_path: str, marker: str, subfolder: str, dataset: str) -> str:
     for root in (data_path, os.path.join(data_path, subfolder)):
         if os.path.exists(os.path.join(root, marker)):
             return root
-    raise DatasetError('%s: neither %s nor its folder %s holds %s (--data-path must name the folder of the unpacked '
-                       'dataset).' % (dataset, data_path, subfolder, marker))
+    raise DatasetError(f'{dataset}: neither {data_path} nor its folder {subfolder} holds {marker} (--data-path must '
+                       'name the folder of the unpacked '
+                       'dataset).')
 
 
 def read_rows(file: str, types: Sequence[type], header: bool = False) -> List[list]:
@@ -40,7 +41,7 @@ def read_rows(file: str, types: Sequence[type], header: bool = False) -> List[li
     header : bool
         Whether the first line is a heading, to be skipped.
 
-    Outputs
+    Returns
     -------
     rows : list of columns, each a list with one value a line. Blank lines at the end are ignored.
 
@@ -53,12 +54,12 @@ def read_rows(file: str, types: Sequence[type], header: bool = False) -> List[li
         with open(file, 'rb') as stream:
             text = stream.read().decode('utf-8-sig')
     except (OSError, ValueError) as error:
-        reason = 'is not UTF-8 text' if isinstance(error, UnicodeDecodeError) else 'cannot be read (%s)' % error
-        raise DatasetError('%s %s.' % (file, reason)) from None
+        reason = 'is not UTF-8 text' if isinstance(error, UnicodeDecodeError) else f'cannot be read ({error})'
+        raise DatasetError(f'{file} {reason}.') from None
     # Not splitlines(): that also splits at characters that may stand in a file name.
     lines = text.rstrip().replace('\r\n', '\n').split('\n')[1 if header else 0:]
     if not lines or lines == ['']:
-        raise DatasetError('%s is empty.' % file)
+        raise DatasetError(f'{file} is empty.')
     rows = [line.rstrip().split(None, len(types) - 1) for line in lines]
     try:
         columns = list(zip(*rows)) if all(len(row) == len(types) for row in rows) else None
@@ -73,8 +74,8 @@ def read_rows(file: str, types: Sequence[type], header: bool = False) -> List[li
         except ValueError:
             bad = True
         if bad:
-            raise DatasetError('%s: line %d is not of the form "%s".' % (file, number, names))
-    raise DatasetError('%s cannot be read as lines of the form "%s".' % (file, names))
+            raise DatasetError(f'{file}: line {number} is not of the form "{names}".')
+    raise DatasetError(f'{file} cannot be read as lines of the form "{names}".')
 
 
 def list_images(folder: str) -> List[str]:
@@ -101,7 +102,7 @@ def list_folders(folder: str) -> List[str]:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if not entry.name.startswith('.') and entry.is_dir())
     except (OSError, ValueError) as error:
-        raise DatasetError('%s cannot be read as a folder (%s).' % (folder, error)) from None
+        raise DatasetError(f'{folder} cannot be read as a folder ({error}).') from None
 
 
 def _file_names(folder: str) -> Set[str]:
@@ -110,7 +111,7 @@ def _file_names(folder: str) -> Set[str]:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.is_file()}
     except (OSError, ValueError) as error:
-        raise DatasetError('%s cannot be read as a folder (%s).' % (folder, error)) from None
+        raise DatasetError(f'{folder} cannot be read as a folder ({error}).') from None
 
 
 def image_paths(root: str, relative: Iterable[str], source: str) -> List[str]:
@@ -138,16 +139,16 @@ def image_paths(root: str, relative: Iterable[str], source: str) -> List[str]:
         if head not in folders:
             if name.startswith('/') or '\\' in head or ':' in head or '\0' in head \
                     or any(part in ('', '.', '..') for part in head.split('/') if head):
-                raise DatasetError('%s lists %s, which leads out of the image folder.' % (source, name))
+                raise DatasetError(f'{source} lists {name}, which leads out of the image folder.')
             folder = os.path.join(root, *head.split('/'))
             if not os.path.isdir(folder):
-                raise DatasetError('%s lists %s, but there is no folder %s.' % (source, name, folder))
+                raise DatasetError(f'{source} lists {name}, but there is no folder {folder}.')
             folders[head] = (os.path.join(folder, ''), _file_names(folder))
         prefix, present = folders[head]
         if tail not in present:
-            raise DatasetError('%s lists %s, which is missing in %s.' % (source, name, root))
+            raise DatasetError(f'{source} lists {name}, which is missing in {root}.')
         if name in seen:
-            raise DatasetError('%s lists %s twice.' % (source, name))
+            raise DatasetError(f'{source} lists {name} twice.')
         seen.add(name)
         paths.append(prefix + tail)
     return paths

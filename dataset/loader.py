@@ -11,13 +11,12 @@ from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
-from . import transforms
-from .cache import open_cache
-from .decode import ImageError, read_image
+from dataset import transforms
+from dataset.cache import open_cache
+from dataset.decode import ImageError, read_image
 from common.errors import UsageError
-
-from .errors import DatasetError
-from .imageset import ImageSet
+from dataset.errors import DatasetError
+from dataset.imageset import ImageSet
 
 _CHUNK = 8      # images a task at most: its cost hardly shows, and a batch still keeps all threads busy
 

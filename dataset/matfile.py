@@ -28,7 +28,7 @@ def read_mat(file: str) -> Dict[str, Any]:
     ----------
     file : str
 
-    Outputs
+    Returns
     -------
     variables : dict from name to value. Numeric arrays are tuples of numbers, in MATLAB's order (columns first);
         character arrays are strings; cell arrays are lists; arrays of structures are dicts from field name to the
@@ -58,11 +58,11 @@ def read_mat(file: str) -> Dict[str, Any]:
                 parser = _Parser(unpacked, order)
                 kind, start, stop, _ = parser.element(0, len(unpacked))
             if kind != _MATRIX:
-                raise ValueError('element of type %d in place of a variable' % kind)
+                raise ValueError(f'element of type {kind} in place of a variable')
             name, value = parser.matrix(start, stop, 0)
             variables[name] = value
     except (StructError, zlib.error, OverflowError) as error:
-        raise ValueError('damaged MATLAB 5 file: %s' % error) from None
+        raise ValueError(f'damaged MATLAB 5 file: {error}') from None
     return variables
 
 
@@ -83,7 +83,7 @@ class _Parser:
         if size:  # up to four bytes of data are packed into the tag
             kind, start, following = kind & 0xffff, at + 4, at + 8
             if size > 4:
-                raise ValueError('damaged MATLAB 5 file: packed element of %d bytes' % size)
+                raise ValueError(f'damaged MATLAB 5 file: packed element of {size} bytes')
         else:
             size, start = self._word(self._content, at + 4)[0], at + 8
             following = start + (size + 7 & ~7)
@@ -95,8 +95,8 @@ class _Parser:
         """Data of a numeric element."""
         code = _NUMBERS.get(kind)
         if code is None:
-            raise ValueError('damaged MATLAB 5 file: element of type %d in place of numbers' % kind)
-        return unpack_from('%s%d%s' % (self._order, (stop - start) // calcsize(self._order + code), code),
+            raise ValueError(f'damaged MATLAB 5 file: element of type {kind} in place of numbers')
+        return unpack_from(f'{self._order}{(stop - start) // calcsize(self._order + code)}{code}',
                            self._content, start)
 
     def _first(self, kind: int, start: int, stop: int) -> int:
@@ -110,7 +110,7 @@ class _Parser:
         """Data of a character element."""
         encoding = _TEXTS.get(kind)
         if encoding is None:
-            raise ValueError('damaged MATLAB 5 file: element of type %d in place of text' % kind)
+            raise ValueError(f'damaged MATLAB 5 file: element of type {kind} in place of text')
         if encoding in ('utf-16', 'utf-32'):
             encoding += '-le' if self._order == '<' else '-be'
         return self._content[start:stop].decode(encoding)
@@ -120,7 +120,7 @@ class _Parser:
         if at == end:
             return '', ()  # an empty array may have no content at all
         if depth > _DEEPEST:
-            raise ValueError('arrays nested more than %d deep' % _DEEPEST)
+            raise ValueError(f'arrays nested more than {_DEEPEST} deep')
         flags_kind, start, stop, at = self.element(at, end)
         array_class = self._first(flags_kind, start, stop) & 0xff
         dimensions_kind, start, stop, at = self.element(at, end)
@@ -145,14 +145,14 @@ class _Parser:
         elif array_class == _STRUCT:
             value = self._structures(at, end, count, depth)
         else:
-            raise ValueError('array of class %d, which is neither numbers, text, cells nor structures' % array_class)
+            raise ValueError(f'array of class {array_class}, which is neither numbers, text, cells nor structures')
         return name, value
 
     def _inner(self, at: int, end: int, depth: int) -> Tuple[Any, int]:
         """The value of the matrix element at `at`, and where the next element begins."""
         kind, start, stop, at = self.element(at, end)
         if kind != _MATRIX:
-            raise ValueError('damaged MATLAB 5 file: element of type %d in place of an array' % kind)
+            raise ValueError(f'damaged MATLAB 5 file: element of type {kind} in place of an array')
         return self.matrix(start, stop, depth + 1)[1], at
 
     def _structures(self, at: int, end: int, count: int, depth: int) -> Dict[str, list]:
@@ -160,7 +160,7 @@ class _Parser:
         width = self._first(kind, start, stop)
         _, start, stop, at = self.element(at, end)
         if width < 1:
-            raise ValueError('damaged MATLAB 5 file: field names of %d characters' % width)
+            raise ValueError(f'damaged MATLAB 5 file: field names of {width} characters')
         names = [self._content[i:i + width].split(b'\0', 1)[0].decode('latin-1') for i in range(start, stop, width)]
         columns: Dict[str, list] = {name: [] for name in names}
         for _ in range(count if names else 0):

@@ -4,8 +4,7 @@ from __future__ import annotations
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from common.errors import UsageError
-
-from .imageset import ImageSet
+from dataset.imageset import ImageSet
 
 
 class _Entry(NamedTuple):
@@ -24,7 +23,7 @@ def register(name: str, generated: bool = False) -> Callable:
     """
     def enter(reader: Callable) -> Callable:
         if name in _READERS:
-            raise ValueError('dataset %s is registered twice' % name)
+            raise ValueError(f'dataset {name} is registered twice')
         _READERS[name] = _Entry(reader, generated)
         return reader
     return enter
@@ -52,7 +51,7 @@ def get_dataset(name: str, data_path: Optional[str], image_size: int = 224, resi
     seed : int
         Of a generated set.
 
-    Outputs
+    Returns
     -------
     (train, test) : ImageSets
 
@@ -62,10 +61,10 @@ def get_dataset(name: str, data_path: Optional[str], image_size: int = 224, resi
         If the name is unknown, the folder is missing, or its content is not what the dataset must have.
     """
     if name not in _READERS:
-        raise UsageError('--dataset %s is unknown: choose one of %s.' % (name, ', '.join(dataset_names())))
+        raise UsageError(f'--dataset {name} is unknown: choose one of {", ".join(dataset_names())}.')
     entry = _READERS[name]
     if entry.generated:
         return entry.reader(data_path, size=resize, seed=seed)
     if not data_path:
-        raise UsageError('--dataset %s needs --data-path, the folder that holds it.' % name)
+        raise UsageError(f'--dataset {name} needs --data-path, the folder that holds it.')
     return entry.reader(data_path)

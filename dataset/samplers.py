@@ -13,8 +13,7 @@ import numpy as np
 from mxnet.gluon.data import Sampler
 
 from common.errors import UsageError
-
-from .errors import DatasetError
+from dataset.errors import DatasetError
 
 
 class BatchSampler(Sampler):
@@ -36,8 +35,9 @@ class BatchSampler(Sampler):
     def __init__(self, labels: Sequence[int], seed: int) -> None:
         labels = np.asarray(labels)
         if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in 'iu':
-            raise DatasetError('A sampler needs one integer label for each image, not an array of shape %s and type '
-                               '%s.' % (labels.shape, labels.dtype))
+            raise DatasetError(f'A sampler needs one integer label for each image, not an array of shape '
+                               f'{labels.shape} and type '
+                               f'{labels.dtype}.')
         self._num_images = len(labels)
         order = np.argsort(labels, kind='stable')
         starts = np.flatnonzero(np.diff(labels[order])) + 1
@@ -69,7 +69,7 @@ class BatchSampler(Sampler):
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Go on where the sampler that gave `state` stood. The labels and settings are the caller's to restore."""
         if not 0 <= int(state['position']) <= 624:      # NumPy does not look, and reads behind its array
-            raise ValueError('the generator of the batches has no position %s' % state['position'])
+            raise ValueError(f'the generator of the batches has no position {state["position"]}')
         self._rng.set_state(('MT19937', np.asarray(state['keys'], dtype=np.uint32), int(state['position']),
                              int(state['has_gauss']), float(state['cached_gaussian'])))
 
@@ -80,7 +80,7 @@ class BatchSampler(Sampler):
     def _set_length(self, batches_per_epoch: Optional[int], batch_size: int) -> None:
         """An epoch without a length of its own shows about as many images as the set has."""
         if batches_per_epoch is not None and batches_per_epoch < 0:
-            raise UsageError('--batches-per-epoch must not be negative, %d is.' % batches_per_epoch)
+            raise UsageError(f'--batches-per-epoch must not be negative, {batches_per_epoch} is.')
         self._length = batches_per_epoch or max(self._num_images // batch_size, 1)
 
     def _choose_classes(self, rng: np.random.RandomState, count: int) -> List[np.ndarray]:
@@ -146,12 +146,12 @@ class BalancedBatches(BatchSampler):
         _check_positive('--batch-size', batch_size)
         _check_positive('--batch-k', batch_k)
         if batch_size % batch_k:
-            raise UsageError('--batch-size %d is not a multiple of --batch-k %d.' % (batch_size, batch_k))
+            raise UsageError(f'--batch-size {batch_size} is not a multiple of --batch-k {batch_k}.')
         self._num_classes = batch_size // batch_k
         if self._num_classes > len(self._classes):
-            raise UsageError('--batch-size %d with --batch-k %d takes %d classes, the training set has %d: lower '
-                               '--batch-size or raise --batch-k.'
-                               % (batch_size, batch_k, self._num_classes, len(self._classes)))
+            raise UsageError(f'--batch-size {batch_size} with --batch-k {batch_k} takes {self._num_classes} classes, '
+                             f'the training set has {len(self._classes)}: lower '
+                               '--batch-size or raise --batch-k.')
         self._batch_k = batch_k
         self._set_length(batches_per_epoch, batch_size)
 
@@ -193,13 +193,14 @@ class PairBatches(BatchSampler):
         super().__init__(labels, seed)
         _check_positive('--batch-size', batch_size)
         if batch_size % 2:
-            raise UsageError('--batch-size must be even to hold pairs, %d is not.' % batch_size)
+            raise UsageError(f'--batch-size must be even to hold pairs, {batch_size} is not.')
         if not 0 <= same_image_prob <= 1:
-            raise UsageError('--same-image-sampling is a probability from 0 to 1, %g is not.' % same_image_prob)
+            raise UsageError(f'--same-image-sampling is a probability from 0 to 1, {same_image_prob:g} is not.')
         self._num_pairs = batch_size // 2
         if self._num_pairs > len(self._classes):
-            raise UsageError('--batch-size %d takes pairs of %d classes, the training set has %d: lower '
-                               '--batch-size.' % (batch_size, self._num_pairs, len(self._classes)))
+            raise UsageError(f'--batch-size {batch_size} takes pairs of {self._num_pairs} classes, the training set '
+                             f'has {len(self._classes)}: lower '
+                               '--batch-size.')
         self._same_image_prob = same_image_prob
         self._set_length(batches_per_epoch, batch_size)
 
@@ -242,8 +243,8 @@ class EpisodeBatches(BatchSampler):
         large_enough = [members for members in self._classes if len(members) >= ns + nq]
         self.skipped_classes = len(self._classes) - len(large_enough)
         if nc > len(large_enough):
-            raise UsageError('--nc %d asks for more classes than the %d (of %d) that have --ns %d + --nq %d images.'
-                               % (nc, len(large_enough), len(self._classes), ns, nq))
+            raise UsageError(f'--nc {nc} asks for more classes than the {len(large_enough)} (of {len(self._classes)}) '
+                             f'that have --ns {ns} + --nq {nq} images.')
         if self.skipped_classes:
             logging.getLogger(__name__).warning('%d of %d classes have fewer than %d images and are skipped.',
                                                 self.skipped_classes, len(self._classes), ns + nq)
@@ -260,4 +261,4 @@ class EpisodeBatches(BatchSampler):
 
 def _check_positive(flag: str, value: int) -> None:
     if value < 1:
-        raise DatasetError('%s must be at least 1, not %d.' % (flag, value))
+        raise UsageError(f'{flag} must be at least 1, not {value}.')

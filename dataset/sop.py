@@ -12,10 +12,10 @@ from typing import Tuple
 
 import numpy as np
 
-from .errors import DatasetError
-from .imageset import Counts, ImageSet, check_counts
-from .listing import find_root, image_paths, read_rows
-from .registry import register
+from dataset.errors import DatasetError
+from dataset.imageset import Counts, ImageSet, check_counts
+from dataset.listing import find_root, image_paths, read_rows
+from dataset.registry import register
 
 #: The split of Song et al., arXiv:1511.06452, section 6.
 COUNTS = Counts(train_classes=11318, test_classes=11316, train_images=59551, test_images=60502)
@@ -28,7 +28,7 @@ def _read_list(root: str, file: str) -> Tuple[ImageSet, np.ndarray]:
     try:
         ids, labels = np.unique(np.array(classes, dtype=np.int64), return_inverse=True)
     except OverflowError:
-        raise DatasetError('%s holds a class id too large for a number of 64 bits.' % path) from None
+        raise DatasetError(f'{path} holds a class id too large for a number of 64 bits.') from None
     return ImageSet(image_paths(root, names, path), labels, [str(number) for number in ids], name='SOP'), ids
 
 
@@ -47,7 +47,7 @@ def read_sop(data_path: str) -> Tuple[ImageSet, ImageSet]:
     test, test_ids = _read_list(root, 'Ebay_test.txt')
     common = np.intersect1d(train_ids, test_ids)
     if len(common):
-        raise DatasetError('%s and Ebay_test.txt both hold class %d: no class may be in both.'
-                           % (os.path.join(root, 'Ebay_train.txt'), common[0]))
+        raise DatasetError(f'{os.path.join(root, "Ebay_train.txt")} and Ebay_test.txt both hold class {common[0]}: no '
+                           'class may be in both.')
     check_counts(train, test, COUNTS, root)
     return train, test

@@ -18,7 +18,7 @@ from typing import IO, Optional
 
 from tqdm import tqdm
 
-from .errors import DatasetError
+from dataset.errors import DatasetError
 
 CHUNK = 1 << 20
 #: The most that is ever read at once; tarfile reads a header of any size that the archive claims.
@@ -44,7 +44,7 @@ class Limits:
         self.bytes -= size
         self.files -= 1
         if size < 0 or self.bytes < 0 or self.files < 0:
-            raise DatasetError('%s would unpack to more bytes or files than the dataset can have.' % archive)
+            raise DatasetError(f'{archive} would unpack to more bytes or files than the dataset can have.')
 
 
 class _CappedReader:
@@ -55,15 +55,15 @@ class _CappedReader:
 
     def read(self, size: int = -1) -> bytes:
         if size < 0 or size > MAX_READ:
-            raise tarfile.ReadError('a header claims %d bytes' % size)
+            raise tarfile.ReadError(f'a header claims {size} bytes')
         data = self._stream.read(size)
         if self._stream.tell() > self._limit:
-            raise tarfile.ReadError('it unpacks to more than %d bytes' % self._limit)
+            raise tarfile.ReadError(f'it unpacks to more than {self._limit} bytes')
         return data
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
         if position > self._limit:
-            raise tarfile.ReadError('it claims to have more than %d bytes' % self._limit)
+            raise tarfile.ReadError(f'it claims to have more than {self._limit} bytes')
         return self._stream.seek(position, whence)
 
     def tell(self) -> int:
@@ -86,7 +86,7 @@ def _target(folder: str, name: str, archive: str) -> Optional[str]:
     for part in parts:
         if part in ('', '.', '..') or '\\' in part or ':' in part or any(ord(c) < 32 for c in part) \
                 or part.split('.')[0].lower() in _WINDOWS_DEVICES:
-            raise DatasetError('%s holds the name %r, which may lead out of the folder: refused.' % (archive, name))
+            raise DatasetError(f'{archive} holds the name {name!r}, which may lead out of the folder: refused.')
     if parts[0] == '__MACOSX' or parts[-1] == '.DS_Store' or parts[-1].startswith('._'):
         return None
     return os.path.join(folder, *parts)
@@ -101,11 +101,11 @@ def _write(source: IO[bytes], target: str, size: int, archive: str) -> None:
             while left:
                 block = source.read(min(CHUNK, left))
                 if not block:
-                    raise DatasetError('%s is cut off inside %s.' % (archive, os.path.basename(target)))
+                    raise DatasetError(f'{archive} is cut off inside {os.path.basename(target)}.')
                 file.write(block)
                 left -= len(block)
     except FileExistsError:
-        raise DatasetError('%s holds %s twice.' % (archive, os.path.basename(target))) from None
+        raise DatasetError(f'{archive} holds {os.path.basename(target)} twice.') from None
     except OSError as error:
         if error.errno is None:
             raise               # damage in the archive
@@ -119,8 +119,8 @@ def _unpack_tar(archive: str, stream: IO[bytes], folder: str, limits: Limits, ba
         count = 0
         for member in tar:
             if not (member.isreg() or member.isdir()) or member.issparse():
-                raise DatasetError('%s holds %r, which is a link, a device or another special file: refused.'
-                                   % (archive, member.name))
+                raise DatasetError(f'{archive} holds {member.name!r}, which is a link, a device or another special '
+                                   'file: refused.')
             target = _target(folder, member.name, archive)
             limits.take(member.size if member.isreg() else 0, archive)
             count += 1
@@ -134,7 +134,7 @@ def _unpack_tar(archive: str, stream: IO[bytes], folder: str, limits: Limits, ba
     while capped.read(CHUNK):      # to the end, where a compressed file's checksum is compared
         pass
     if not count:
-        raise DatasetError('%s is an empty archive.' % archive)
+        raise DatasetError(f'{archive} is an empty archive.')
 
 
 def _unpack_zip(archive: str, folder: str, limits: Limits, bar: tqdm) -> None:
@@ -143,10 +143,10 @@ def _unpack_zip(archive: str, folder: str, limits: Limits, bar: tqdm) -> None:
         for member in members:      # all names are judged before the first file is written
             mode = member.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise DatasetError('%s holds %r, which is a link, a device or another special file: refused.'
-                                   % (archive, member.filename))
+                raise DatasetError(f'{archive} holds {member.filename!r}, which is a link, a device or another '
+                                   'special file: refused.')
             if member.flag_bits & 1:
-                raise DatasetError('%s is encrypted.' % archive)
+                raise DatasetError(f'{archive} is encrypted.')
             _target(folder, member.orig_filename, archive)
             limits.take(member.file_size, archive)
         bar.total = len(members)
@@ -161,7 +161,7 @@ def _unpack_zip(archive: str, folder: str, limits: Limits, bar: tqdm) -> None:
                 with content.open(member) as source:
                     _write(source, target, member.file_size, archive)
     if not members:
-        raise DatasetError('%s is an empty archive.' % archive)
+        raise DatasetError(f'{archive} is an empty archive.')
 
 
 def unpack(archive: str, folder: str, limits: Limits, progress: bool = True) -> None:
@@ -196,10 +196,10 @@ def unpack(archive: str, folder: str, limits: Limits, progress: bool = True) -> 
                 with openers.get(magic[:2], open)(archive, 'rb') as stream:
                     _unpack_tar(archive, stream, folder, limits, bar)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise DatasetError('%s uses one name for a file and a folder (%s).' % (archive, error.filename)) from None
+        raise DatasetError(f'{archive} uses one name for a file and a folder ({error.filename}).') from None
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError,
             RecursionError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise               # the disk; gzip and bz2 report damage as an OSError without a number
-        raise DatasetError('%s is damaged, or no tar or zip archive (%s).'
-                           % (archive, ' '.join(str(error).split()) or type(error).__name__)) from None
+        raise DatasetError(f'{archive} is damaged, or no tar or zip archive '
+                           f'({" ".join(str(error).split()) or type(error).__name__}).') from None

@@ -259,7 +259,8 @@ CASES = [
     Case('limit-cache', 'a limit of the file size: image cache', 'train_margin.py: cache: the image cache (--cache) '
          'cannot be written or read: File too large', 1, 'no half cache', [*TRAIN, *ELSEWHERE, '--cache', 'cache'],
          file_limit=20000, after=nothing_in('cache')),
-    Case('disk-unpack', 'the disk is full: unpacking a dataset', f'CUB: disk/.download-CUB/tree/...: {FULL}', 1,
+    Case('disk-unpack', 'the disk is full: unpacking a dataset',
+         f'dataset.download: {FULL}: disk/.download-CUB/tree/...', 1,
          'the archive; no half dataset',
          ['-m', 'dataset.download', 'CUB', '--data-path', 'disk', '--archive', 'CUB.tgz'], large_archive, disk=40,
          intact=('CUB.tgz',), after=nothing_in('disk'), within=published),
@@ -325,8 +326,8 @@ CASES = [
          [*TRAIN, '--dataset', 'CUB', *ELSEWHERE]),
     Case('list-cut', "a dataset's list is cut off", 'train_margin.py: ./CUB_200_2011/images.txt: line 3 is not of the '
          'form "integer text".', 1, '', [*TRAIN, '--dataset', 'CUB', '--data-path', '.', *ELSEWHERE], cut_off_lists),
-    Case('archive-cut', 'a downloaded archive is cut off', 'CUB: mine.tgz has the MD5 ..., not that of '
-         'CUB_200_2011.tgz, ...: it is damaged or another file.', 1, 'the archive; no half dataset',
+    Case('archive-cut', 'a downloaded archive is cut off', 'dataset.download: mine.tgz has the MD5 ..., not '
+         'that of CUB_200_2011.tgz, ...: it is damaged or another file.', 1, 'the archive; no half dataset',
          ['-m', 'dataset.download', 'CUB', '--data-path', 'data', '--archive', 'mine.tgz'],
          write('mine.tgz', b'\x1f\x8b' + bytes(100)), intact=('mine.tgz',), after=nothing_in('data')),
     Case('flag', 'a flag makes no sense', "train_margin.py: argument --epochs: '0' is not a whole number from 1 (see "
