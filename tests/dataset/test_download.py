@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common.errors import UsageError
 from dataset import DatasetError, cars196, cub, download, unpack
 from dataset.imageset import Counts
 
@@ -389,7 +390,7 @@ def test_own_archive(small_cub, tmp_path):
     mine.write_bytes(server.data[:-1])
     with pytest.raises(DatasetError, match='mine.tgz has the MD5 [0-9a-f]{32}, not that of CUB_200_2011.tgz'):
         get('CUB', tmp_path / 'other', source, archives=[str(mine)])
-    with pytest.raises(DatasetError, match='no such file'):
+    with pytest.raises(UsageError, match='no such file'):
         get('CUB', tmp_path / 'other', source, archives=[str(tmp_path / 'none')])
 
 
@@ -667,7 +668,7 @@ def test_command_interrupted_and_killed(tmp_path):
             _, err = process.communicate(timeout=30)
             assert process.returncode == status
             if status == 130:
-                assert 'Interrupted. The same command goes on from here.' in err and 'Traceback' not in err
+                assert 'interrupted; the same command goes on from here' in err and 'Traceback' not in err
             assert os.listdir(tmp_path) == ['.download-CUB']
             sizes.append(part.stat().st_size)
         # How much of the last chunk is kept differs between versions of Python.

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from common.errors import UsageError
 from dataset import DatasetError, get_dataset, glyphs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,7 +260,7 @@ def test_a_changed_set_is_refused_and_named(tmp_path, few, damage):
 
 
 def test_too_small_a_size_names_the_flag(tmp_path):
-    with pytest.raises(DatasetError, match='--resize 15'):
+    with pytest.raises(UsageError, match='--resize 15'):
         get_dataset('GLYPHS', str(tmp_path), resize=15)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from common.errors import UsageError
 from dataset import DatasetError, ImageSet, dataset_names, get_dataset, register, split_classes
 from dataset import registry
 from dataset.imageset import Counts, check_counts
@@ -76,12 +77,12 @@ def test_split_depends_on_the_seed_only():
 
 @pytest.mark.parametrize('fraction', [0, 1, -0.1, 1.5, float('nan')])
 def test_split_refuses_a_share_that_is_none(fraction):
-    with pytest.raises(DatasetError, match='--val-split'):
+    with pytest.raises(UsageError, match='--val-split'):
         split_classes(image_set(), fraction)
 
 
 def test_split_needs_four_classes():
-    with pytest.raises(DatasetError, match='--val-split needs at least 4 training classes, Toy has 3'):
+    with pytest.raises(UsageError, match='--val-split needs at least 4 training classes, Toy has 3'):
         split_classes(image_set(3), 0.5)
 
 
@@ -102,14 +103,14 @@ def test_registry_has_the_datasets_of_the_design():
 
 
 def test_unknown_dataset_names_the_choices():
-    with pytest.raises(DatasetError, match='--dataset CUBE .*CUB, '):
+    with pytest.raises(UsageError, match='--dataset CUBE .*CUB, '):
         get_dataset('CUBE', None)
 
 
 @pytest.mark.parametrize('name', ['CUB', 'CARS196', 'SOP', 'miniCUB'])
 @pytest.mark.parametrize('path', [None, ''])
 def test_data_path_is_needed(name, path):
-    with pytest.raises(DatasetError, match='--data-path'):
+    with pytest.raises(UsageError, match='--data-path'):
         get_dataset(name, path)
 
 

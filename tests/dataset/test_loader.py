@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import dataset.loader
+from common.errors import UsageError
 from dataset.decode import read_image
 from dataset.errors import DatasetError
 from dataset.imageset import ImageSet
@@ -138,7 +139,7 @@ def test_crops_to_the_bounding_boxes(tmp_path):
         with Loader(images, None, False, 40, 40, use_crops=True, batch_size=1, cache=cache) as loader:
             image = next(iter(loader)).images[0]
         assert image.min(axis=2).max() > 0 and image.max(axis=2).min() > 0, 'nothing of the black border'
-    with pytest.raises(DatasetError, match='--use-crops'):
+    with pytest.raises(UsageError, match='--use-crops'):
         Loader(ImageSet([path], np.array([0]), ['a']), None, False, 40, 40, use_crops=True, batch_size=1)
 
 
@@ -275,7 +276,7 @@ def test_closing(images):
 
 @pytest.mark.parametrize('image_size, resize', [(41, 40), (0, 40)])
 def test_impossible_sizes(images, image_size, resize):
-    with pytest.raises(DatasetError, match='--image-size'):
+    with pytest.raises(UsageError, match='--image-size'):
         Loader(images, BATCHES, True, image_size, resize)
 
 
