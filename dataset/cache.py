@@ -26,6 +26,7 @@ from typing import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
+from common.files import atomic_write
 from dataset.decode import ImageError, read_image
 from dataset.errors import DatasetError
 
@@ -156,29 +157,12 @@ def _build(base: str, paths: list[str], resize: int, boxes: np.ndarray | None, n
         raise DatasetError(f'{folder}: the image cache (--cache) needs {_amount(len(paths) * size)} for {len(paths)} '
                            f'images of {resize} x {resize} pixels, and {_amount(free)} are free')
     data = f'{base}-{uuid.uuid4().hex[:8]}.u8'
-    temporary = f'{data}.tmp-{os.getpid()}'
-    try:
-        with open(temporary, 'wb') as file:
-            os.posix_fallocate(file.fileno(), 0, len(paths) * size)     # a full disk shows here, not after an hour
-            images = _decode_all(file.fileno(), paths, resize, boxes, num_workers, skip)
-            os.fsync(file.fileno())
-        os.replace(temporary, data)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
+    with atomic_write(data) as file:
+        os.posix_fallocate(file.fileno(), 0, len(paths) * size)     # a full disk shows here, not after an hour
+        images = _decode_all(file.fileno(), paths, resize, boxes, num_workers, skip)
     body = json.dumps({'data': os.path.basename(data), 'resize': resize, 'images': images}).encode()
-    temporary = f'{base}.json.tmp-{os.getpid()}'
-    with open(temporary, 'wb') as file:
+    with atomic_write(base + '.json') as file:
         file.write(hashlib.sha256(body).hexdigest().encode() + b'\n' + body)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, f"{base}.json")
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)                                 # the names, too, survive a loss of power
-    finally:
-        os.close(directory)
 
 
 def _decode_all(file: int, paths: list[str], resize: int, boxes: np.ndarray | None, num_workers: int,

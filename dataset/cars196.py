@@ -1,29 +1,48 @@
 """CARS196, Stanford Cars: 196 models of car (Krause et al., 3dRR 2013).
 
-Two layouts, the second as a commonly repacked form::
+The layouts that are read, in this order; each may also be one or two folders deeper::
 
     DIR/cars_annos.mat  DIR/car_ims/000001.jpg ...
-    DIR/1/...  DIR/2/...  ...  DIR/196/...      [DIR/cars_annos.mat, for the boxes]
+    DIR/cars_train[/cars_train]/00001.jpg ...  DIR/cars_test[/cars_test]/00001.jpg ...
+        with cars_train_annos.mat, cars_test_annos_withlabels.mat and, for the names, cars_meta.mat in DIR or DIR/devkit
+    DIR/train/NAME/*.jpg  DIR/test/NAME/*.jpg   the names of cars_meta.mat; another character may stand for the slash
+    DIR/NAME/*.jpg  or  DIR/1/*.jpg ... DIR/196/*.jpg
+
+The classes of all of them are in the order of ``cars_meta.mat``. Boxes come from the .mat files, where they are.
 """
 from __future__ import annotations
 
+import hashlib
 import os
-from typing import List, NamedTuple, Tuple
+import re
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from dataset.errors import DatasetError
 from dataset.imageset import Counts, ImageSet, check_counts
-from dataset.listing import image_paths, list_folders, list_images
+from dataset.image_files import image_paths, list_folders, list_images
 from dataset.matfile import read_mat
 from dataset.registry import register
 
 #: Classes 1 to 98 train, 99 to 196 test (Song et al., arXiv:1511.06452, section 6).
 COUNTS = Counts(train_classes=98, test_classes=98, train_images=8054, test_images=8131)
 
+#: The published class ids, in the alphabetical order of the names as `_simple` writes them, and the names' hash.
+_SORTED_IDS = [
+    6, 2, 3, 4, 5, 7, 1, 8, 9, 10, 11, 17, 18, 13, 15, 12, 24, 23, 21, 22, 20, 19, 25, 14, 16, 40, 44, 43, 42, 39,
+    41, 27, 28, 29, 30, 31, 26, 34, 35, 36, 37, 32, 33, 38, 45, 46, 50, 48, 47, 49, 51, 53, 52, 65, 59, 66, 55,
+    57, 56, 64, 71, 60, 61, 67, 73, 72, 70, 74, 54, 75, 69, 63, 62, 68, 58, 79, 76, 80, 81, 77, 78, 82, 84, 83,
+    85, 93, 96, 97, 91, 90, 95, 94, 89, 92, 86, 87, 88, 98, 103, 104, 102, 101, 99, 100, 105, 110, 116, 109, 114,
+    113, 106, 117, 115, 108, 112, 107, 111, 123, 121, 122, 119, 118, 120, 128, 129, 127, 126, 125, 124, 136, 140,
+    135, 139, 137, 131, 134, 138, 132, 130, 133, 141, 142, 143, 144, 149, 148, 147, 145, 146, 151, 153, 152, 150,
+    155, 154, 156, 158, 159, 160, 161, 162, 164, 165, 163, 166, 157, 167, 171, 170, 168, 169, 172, 173, 174, 176,
+    175, 177, 178, 196, 179, 180, 181, 182, 183, 184, 185, 189, 187, 188, 186, 192, 191, 190, 194, 193, 195]
+_NAMES_SHA256 = '5c6c8031c31517cde1be7030ab2ed49518dca0b14a06f0fb41133ca1cecb2109'
+
 
 class _Annotations(NamedTuple):
-    names: List[str]       # relative_im_path
+    names: List[str]       # relative_im_path, or fname
     classes: np.ndarray    # int (N,), from 1
     boxes: np.ndarray      # float (N, 4), x y width height
     class_names: List[str]
@@ -41,20 +60,20 @@ def _number(value: object) -> float:
     return value[0]
 
 
-def _read_mat(file: str) -> _Annotations:
-    """The table of ``cars_annos.mat``."""
+def _read_table(file: str, name_field: str) -> _Annotations:
+    """The table ``annotations`` of a .mat file, whose class ids are within the published range."""
     total = COUNTS.train_classes + COUNTS.test_classes
     try:
         content = read_mat(file)
         table = content['annotations']
-        names = [_text(value) for value in table['relative_im_path']]
+        names = [_text(value) for value in table[name_field]]
         classes = np.array([int(_number(value)) for value in table['class']], dtype=np.int64)
         corners = np.array([[_number(value) for value in table[field]]
                             for field in ('bbox_x1', 'bbox_y1', 'bbox_x2', 'bbox_y2')]).T
         class_names = [_text(name) for name in content.get('class_names', map(str, range(1, total + 1)))]
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise DatasetError(f'{file} cannot be read as the table "annotations" of relative_im_path, bbox_x1, '
-                           f'bbox_y1, bbox_x2, bbox_y2 and class ({type(error).__name__}: {error}).') from None
+        raise DatasetError(f'{file} cannot be read as the table "annotations" of {name_field}, bbox_x1, bbox_y1, '
+                           f'bbox_x2, bbox_y2 and class ({type(error).__name__}: {error}).') from None
     if set(classes.tolist()) != set(range(1, total + 1)):
         raise DatasetError(f'{file} must use the class ids 1 to {total}, each at least once.')
     if len(class_names) != total:
@@ -65,60 +84,177 @@ def _read_mat(file: str) -> _Annotations:
     return _Annotations(names, classes, boxes, class_names)
 
 
-def _read_folders(root: str, folders: List[str], mat_file: str) -> ImageSet:
-    """The layout with a folder for each class, in numeric order."""
-    total = COUNTS.train_classes + COUNTS.test_classes
-    numbers = {int(folder): folder for folder in folders}
-    if len(numbers) != len(folders) or set(numbers) != set(range(1, total + 1)):
-        wrong = sorted(set(numbers) ^ set(range(1, total + 1)))
-        raise DatasetError(f'{root} must have one class folder for each number from 1 to {total} (see folder '
-                           f'{(wrong[0] if wrong else "names that differ in leading zeros")}).')
-    paths: List[str] = []
-    labels: List[int] = []
-    for number in range(1, total + 1):
-        images = list_images(os.path.join(root, numbers[number]))
-        if not images:
-            raise DatasetError(f'{os.path.join(root, numbers[number])} holds no image file.')
-        paths.extend(os.path.join(root, numbers[number], image) for image in images)
-        labels.extend([number - 1] * len(images))
-    class_names = [str(number) for number in range(1, total + 1)]
-    boxes = None
-    if os.path.exists(mat_file):
-        annotations = _read_mat(mat_file)
-        row_of = {name.rpartition('/')[2]: row for row, name in enumerate(annotations.names)}
-        rows = [row_of.get(os.path.basename(path), -1) for path in paths]
-        for path, row, label in zip(paths, rows, labels):
-            if row < 0 or annotations.classes[row] != label + 1:
-                raise DatasetError(f'{mat_file} does not list {path} in class {label + 1}: without the .mat file '
-                                   'the folders are read without boxes.')
-        boxes, class_names = annotations.boxes[rows], annotations.class_names
-    return ImageSet(paths, np.array(labels, dtype=np.int64), class_names, boxes=boxes, name='CARS196')
+def _find(root: str, name: str) -> Optional[str]:
+    """A file of `root`, of ``devkit`` in it, or beside it."""
+    above = os.path.dirname(os.path.abspath(root))
+    for folder in (root, os.path.join(root, 'devkit'), os.path.join(above, 'devkit'), above):
+        if os.path.isfile(os.path.join(folder, name)):
+            return os.path.join(folder, name)
+    return None
 
 
-@register('CARS196')
-def read_cars196(data_path: str) -> Tuple[ImageSet, ImageSet]:
-    """Read whichever layout is there; ``cars_annos.mat`` with ``car_ims`` goes first.
+def _published_names(root: str) -> Optional[List[str]]:
+    """The names of ``cars_meta.mat``, or of ``cars_annos.mat``, in their order; None if neither has them."""
+    for file in filter(None, (_find(root, name) for name in ('cars_meta.mat', 'cars_annos.mat'))):
+        try:
+            names = [_text(name) for name in read_mat(file)['class_names']]
+        except (OSError, ValueError, TypeError) as error:
+            raise DatasetError(f'{file} cannot be read ({error}).') from None
+        except KeyError:
+            continue
+        if len(names) != COUNTS.train_classes + COUNTS.test_classes:
+            raise DatasetError(f'{file} names {len(names)} classes where {COUNTS.train_classes + COUNTS.test_classes} '
+                               'were expected.')
+        return names
+    return None
+
+
+def _simple(name: str) -> str:
+    """A name as it is compared: without the slash and all else that mirrors write in several ways."""
+    return re.sub('[^a-z0-9]', '', name.lower())
+
+
+def _number_folders(root: str, folders: List[str]) -> Dict[str, int]:
+    """The published class id, from 1, of each class folder.
 
     Raises
     ------
     DatasetError
-        If neither is there, a file is missing or unreadable, or the counts are not the published ones.
+        If they are not the published classes.
     """
-    mat_file = os.path.join(data_path, 'cars_annos.mat')
-    folders = list_folders(data_path)
-    if os.path.exists(mat_file) and 'car_ims' in folders:
-        source = mat_file
-        annotations = _read_mat(mat_file)
-        images = ImageSet(image_paths(data_path, annotations.names, mat_file), annotations.classes - 1,
-                          annotations.class_names, boxes=annotations.boxes, name='CARS196')
+    total = COUNTS.train_classes + COUNTS.test_classes
+    numbered = [folder for folder in folders if folder.isascii() and folder.isdigit()]
+    if numbered:
+        ids = {folder: int(folder) for folder in numbered}
+        if len(set(ids.values())) != len(ids) or set(ids.values()) != set(range(1, total + 1)):
+            wrong = sorted(set(ids.values()) ^ set(range(1, total + 1)))
+            raise DatasetError(f'{root} must have one class folder for each number from 1 to {total} (see folder '
+                               f'{wrong[0] if wrong else "names that differ in leading zeros"}).')
+        return ids
+    simple = {_simple(folder): folder for folder in folders}
+    names = _published_names(root)
+    if names is not None:
+        ids = {simple[_simple(name)]: number for number, name in enumerate(names, 1) if _simple(name) in simple}
+        missing = [name for name in names if _simple(name) not in simple]
+        if missing:
+            raise DatasetError(f'{root} has no folder for {len(missing)} of the {total} classes, as {missing[0]}.')
+        return ids
+    ordered = sorted(simple)
+    if hashlib.sha256('\n'.join(ordered).encode()).hexdigest() != _NAMES_SHA256:
+        raise DatasetError(f'{root} has {len(folders)} class folders, as {folders[0]}, which are not the {total} names '
+                           'of cars_meta.mat.')
+    return {simple[name]: number for name, number in zip(ordered, _SORTED_IDS)}
+
+
+def _read_class_folders(root: str, splits: List[str]) -> ImageSet:
+    """A folder for each class, in `root` or in each of the folders `splits` in it."""
+    images: List[Tuple[int, str]] = []
+    names: Dict[int, str] = {}
+    for split in splits or ['']:
+        place = os.path.join(root, split) if split else root
+        for folder, number in _number_folders(place, list_folders(place)).items():
+            found = list_images(os.path.join(place, folder))
+            if not found:
+                raise DatasetError(f'{os.path.join(place, folder)} holds no image file.')
+            images.extend((number, os.path.join(place, folder, image)) for image in found)
+            names[number] = folder
+    images.sort(key=lambda image: image[0])
+    published = _published_names(root)
+    class_names = published or [names[number] for number in sorted(names)]
+    paths = [path for _, path in images]
+    classes = np.array([number for number, _ in images], dtype=np.int64)
+    return ImageSet(paths, classes - 1, class_names, boxes=_folder_boxes(root, paths, classes, splits), name='CARS196')
+
+
+def _folder_boxes(root: str, paths: List[str], classes: np.ndarray, splits: List[str]) -> Optional[np.ndarray]:
+    """The boxes of pictures in class folders, from ``cars_annos.mat`` or the devkit where these are."""
+    tables: Dict[str, Tuple[int, np.ndarray]] = {}
+    mat_file = _find(root, 'cars_annos.mat')
+    devkit = [_find(root, name) for name in ('cars_train_annos.mat', 'cars_test_annos_withlabels.mat')]
+    if splits and all(devkit):
+        sources = [(split, _read_table(file, 'fname')) for split, file in zip(splits, devkit)]
+    elif mat_file and not splits:
+        sources = [('', _read_table(mat_file, 'relative_im_path'))]
     else:
-        source = data_path
-        numbered = [folder for folder in folders if folder.isascii() and folder.isdigit()]
-        if not numbered:
-            raise DatasetError(f'{data_path} holds neither cars_annos.mat with the folder car_ims nor class folders '
-                               f'1 to {COUNTS.train_classes + COUNTS.test_classes}.')
-        images = _read_folders(data_path, numbered, mat_file)
+        return None
+    for split, table in sources:
+        for name, number, box in zip(table.names, table.classes, table.boxes):
+            tables[os.path.join(split, name.rpartition('/')[2])] = (number, box)
+    boxes = []
+    for path, number in zip(paths, classes):
+        split = os.path.relpath(path, root).split(os.sep)[0] if splits else ''
+        listed, box = tables.get(os.path.join(split, os.path.basename(path)), (0, None))
+        if listed != number:
+            raise DatasetError(f'{mat_file if not splits else " and ".join(devkit)} does not list {path} in class '
+                               f'{number}: without the .mat file the folders are read without boxes.')
+        boxes.append(box)
+    return np.array(boxes)
+
+
+def _read_devkit(root: str) -> ImageSet:
+    """``cars_train`` and ``cars_test``, with the tables of the devkit."""
+    found: List[ImageSet] = []
+    for folder, name in (('cars_train', 'cars_train_annos.mat'), ('cars_test', 'cars_test_annos_withlabels.mat')):
+        file = _find(root, name)
+        if file is None:
+            annos = _find(root, 'cars_annos.mat')
+            raise DatasetError(f'{root} holds the folder {folder}, but neither it nor its folder devkit holds {name}'
+                               + (f' ({annos} is of no use here: it numbers the pictures of car_ims, in another order).'
+                                  if annos else '.'))
+        place = os.path.join(root, folder)
+        if folder in list_folders(place):
+            place = os.path.join(place, folder)
+        table = _read_table(file, 'fname')
+        found.append(ImageSet(image_paths(place, table.names, file), table.classes - 1,
+                              _published_names(root) or table.class_names, boxes=table.boxes, name='CARS196'))
+    return ImageSet(found[0].paths + found[1].paths, np.concatenate([images.labels for images in found]),
+                    found[0].class_names, boxes=np.concatenate([images.boxes for images in found]), name='CARS196')
+
+
+def _read_layout(root: str) -> Optional[ImageSet]:
+    """The images of `root` in whichever layout it has; None if it has none."""
+    folders = list_folders(root)
+    mat_file = os.path.join(root, 'cars_annos.mat')
+    if os.path.exists(mat_file):
+        table = _read_table(mat_file, 'relative_im_path')
+        if 'car_ims' in folders or table.names[0].split('/')[0] in folders:
+            return ImageSet(image_paths(root, table.names, mat_file), table.classes - 1, table.class_names,
+                            boxes=table.boxes, name='CARS196')
+    if {'cars_train', 'cars_test'} <= set(folders):
+        return _read_devkit(root)
+    if {'train', 'test'} <= set(folders):
+        return _read_class_folders(root, ['train', 'test'])
+    if len(folders) >= COUNTS.train_classes or any(folder.isascii() and folder.isdigit() for folder in folders):
+        return _read_class_folders(root, [])
+    return None
+
+
+@register('CARS196')
+def read_cars196(data_path: str) -> Tuple[ImageSet, ImageSet]:
+    """Read whichever layout is there.
+
+    Raises
+    ------
+    DatasetError
+        If none is, a file is missing or unreadable, or the counts are not the published ones.
+    """
+    roots, images = [data_path], None
+    for root in roots:
+        images = _read_layout(root)
+        if images is not None:
+            break
+        if os.path.relpath(root, data_path).count(os.sep) == 0:     # down to two folders deep
+            roots.extend(os.path.join(root, folder) for folder in list_folders(root))
+    if images is None:
+        names = sorted(os.listdir(data_path))
+        found = ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '') if names else 'nothing'
+        total = COUNTS.train_classes + COUNTS.test_classes
+        raise DatasetError(f'{data_path} holds {found}: no layout of CARS196 that is known. These are: cars_annos.mat '
+                           'with car_ims; cars_train and cars_test with cars_train_annos.mat and '
+                           'cars_test_annos_withlabels.mat; train and test with class folders of the published names; '
+                           f'class folders of these names, or 1 to {total}.')
     train = images.select_classes(np.arange(COUNTS.train_classes))
     test = images.select_classes(np.arange(COUNTS.train_classes, images.num_classes))
-    check_counts(train, test, COUNTS, source)
+    mat_file = os.path.join(root, 'cars_annos.mat')
+    check_counts(train, test, COUNTS, mat_file if os.path.exists(mat_file) else root)
     return train, test

@@ -9,7 +9,6 @@ The exit status is 0 where all is well, 1 otherwise.
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.command import CommandParser, run_command
+from common.runtime import available_cores
 from dataset.decode import read_image
 from dataset.errors import DatasetError
 from dataset.imageset import ImageSet
@@ -121,7 +121,7 @@ def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: i
     say(_describe('test', test))
     findings = inspect(train, test, num_workers)
     for title, lines in (('cannot be read', findings.unreadable),
-                         ('in training and test', [f'{ours} = {theirs}' for ours, theirs in findings.duplicates])):
+                         ('in training and test', [f'{one} = {other}' for one, other in findings.duplicates])):
         say(f'{len(lines)} {title}')
         for line in lines[:show]:
             say(f'    {DatasetError(line)}')      # which escapes what no terminal can show
@@ -132,19 +132,19 @@ def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: i
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The command; returns its exit status."""
-    parser = CommandParser(prog='python -m dataset.check', description='Look a dataset over.')
+    return run_command('dataset.check', lambda: _run(argv))
+
+
+def _run(argv: Optional[Sequence[str]]) -> int:
+    parser = CommandParser(prog='dataset.check', description='Look a dataset over.')
     parser.add_argument('dataset', choices=dataset_names(), help='which dataset')
     parser.add_argument('--data-path', metavar='DIR', help='its folder (GLYPHS: made if not given)')
     parser.add_argument('--resize', type=int, default=256, help='side of generated images in pixels (default: 256)')
-    parser.add_argument('--num-workers', type=int, default=os.cpu_count() or 1, help='threads (default: one a core)')
+    parser.add_argument('--num-workers', type=int, default=available_cores(), help='threads (default: one a core)')
     options = parser.parse_args(argv)
-
-    def action() -> int:
-        well = check(options.dataset, options.data_path, options.resize, options.num_workers)
-        print(f'{options.dataset}: {"all is well" if well else "has problems"}')
-        return 0 if well else 1
-
-    return run_command('dataset.check', action)
+    well = check(options.dataset, options.data_path, options.resize, options.num_workers)
+    print(f'{options.dataset}: {"all is well" if well else "has problems"}')
+    return 0 if well else 1
 
 
 if __name__ == '__main__':

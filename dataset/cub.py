@@ -2,7 +2,7 @@
 
 Layout of the unpacked archive; DIR may also be the folder that holds ``CUB_200_2011``::
 
-    DIR/images.txt  image_class_labels.txt  bounding_boxes.txt  [classes.txt]
+    DIR/images.txt  image_class_labels.txt  [bounding_boxes.txt, for --use-crops]
     DIR/images/001.Black_footed_Albatross/...
 """
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from dataset.errors import DatasetError
 from dataset.imageset import Counts, ImageSet, check_counts
-from dataset.listing import find_root, image_paths, read_rows
+from dataset.image_files import find_root, image_paths, read_rows
 from dataset.registry import register
 
 #: Classes 1 to 100 train, 101 to 200 test (Song et al., arXiv:1511.06452, section 6).
@@ -28,6 +28,9 @@ def _by_image(root: str, file: str, ids: List[int], types: tuple) -> List[list]:
     if columns[0] == ids:
         return columns[1:]
     row_of = {image: row for row, image in enumerate(columns[0])}
+    if set(ids) < set(row_of):
+        raise DatasetError(f'{os.path.join(root, "images.txt")} lists {len(ids)} images, and {file} {len(row_of)}: '
+                           'images.txt is cut off.')
     if len(row_of) != len(columns[0]) or set(row_of) != set(ids):
         raise DatasetError(f'{path} must list each image id of images.txt once ({len(ids)} ids), and does not.')
     rows = [row_of[image] for image in ids]
@@ -49,14 +52,16 @@ def read_cub(data_path: str) -> Tuple[ImageSet, ImageSet]:
     if len(set(ids)) != len(ids):
         raise DatasetError(f'{images_file} lists an image id twice.')
     classes = _by_image(root, 'image_class_labels.txt', ids, (int,))[0]
-    boxes = np.array(_by_image(root, 'bounding_boxes.txt', ids, (float,) * 4), dtype=np.float64).T
-    if not np.isfinite(boxes).all() or (boxes < 0).any() or (boxes[:, 2:] <= 0).any():
-        raise DatasetError(f'{os.path.join(root, "bounding_boxes.txt")} holds a box that is not x y width height '
-                           'with a positive size.')
+    boxes = None        # needed for --use-crops alone
+    if os.path.lexists(os.path.join(root, 'bounding_boxes.txt')):
+        boxes = np.array(_by_image(root, 'bounding_boxes.txt', ids, (float,) * 4), dtype=np.float64).T
+    if boxes is not None and (not np.isfinite(boxes).all() or (boxes < 0).any() or (boxes[:, 2:] <= 0).any()):
+        raise DatasetError(f'{os.path.join(root, "bounding_boxes.txt")} holds a box that is not x y width height with '
+                           'a positive size.')
     total = COUNTS.train_classes + COUNTS.test_classes
     if set(classes) != set(range(1, total + 1)):
-        raise DatasetError(f'{os.path.join(root, "image_class_labels.txt")} must use the class ids 1 to {total}, '
-                           'each at least once.')
+        raise DatasetError(f'{os.path.join(root, "image_class_labels.txt")} must use the class ids 1 to {total}, each '
+                           'at least once.')
     labels = np.array(classes, dtype=np.int64) - 1
     class_names = [''] * total
     for label, name in zip(labels, names):

@@ -188,6 +188,12 @@ def _pillow_rgb(image: Image.Image) -> np.ndarray:
         image = ImageOps.exif_transpose(image)
     except Exception:               # broken EXIF data says nothing about the pixels: leave them as they are
         image = image.copy()
+    if image.mode == 'F':           # floats, which convert() would clip to 0..255
+        grey = np.asarray(image)
+        if not np.isfinite(grey).all() or grey.min() < 0 or grey.max() > 255:
+            raise _Broken('it holds floating-point numbers outside of 0 to 1 and 0 to 255')
+        grey = (grey * (255 if grey.max() <= 1 else 1)).round().astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode.startswith('I'):  # 16 bits of grey, which convert() would clip instead of scale
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import sys
@@ -33,6 +32,7 @@ from tqdm import tqdm
 
 from common.command import CommandParser, run_command
 from common.errors import UsageError
+from common.files import hash_file
 from dataset import unpack
 from dataset.errors import DatasetError
 from dataset.registry import get_dataset
@@ -126,15 +126,6 @@ class _Retry(Exception):
         self.wait = wait
 
 
-def file_md5(path: str) -> str:
-    """The MD5 of a file, as 32 hexadecimal digits."""
-    digest = hashlib.md5()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(CHUNK), b''):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _reason(error: Exception) -> str:
     """The innermost cause of a network error in one line; requests and urllib3 wrap theirs several times."""
     while True:
@@ -224,7 +215,7 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
     say : callable
         Takes one line about what goes wrong on the way.
 
-    Outputs
+    Returns
     -------
     path : str
         ``folder/NAME``, complete and verified. The name does not exist before that.
@@ -248,7 +239,7 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
             pause = wait * 2 ** failures
             try:
                 _get(url, part, 2 * remote.size, timeout, progress)
-                found = remote.md5 and file_md5(part)
+                found = remote.md5 and hash_file(part, 'md5')
                 if found == remote.md5:
                     os.replace(part, path)
                     return path
@@ -271,7 +262,7 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
                 time.sleep(pause)
         problems.append(f'{url}: {problem}')
         say(problems[-1])
-    raise DatasetError(f"{remote.name} could not be downloaded ({'; '.join(problems)}).")
+    raise DatasetError(f'{remote.name} could not be downloaded ({"; ".join(problems)}).')
 
 
 def _verify_archive(source: Source, path: str) -> bool:
@@ -284,7 +275,7 @@ def _verify_archive(source: Source, path: str) -> bool:
     """
     known = dict(source.known)
     known.update({remote.md5: remote.name for remote in source.files if remote.md5})
-    md5 = file_md5(path)
+    md5 = hash_file(path, 'md5')
     if md5 in known:
         return True
     if source.spot_md5:
@@ -330,12 +321,12 @@ def _check_spots(source: Source, tree: str) -> None:
     missing = dict(source.spot_md5)
     for folder, _, files in os.walk(tree):
         for name in set(files) & set(missing):
-            md5 = file_md5(os.path.join(folder, name))
+            md5 = hash_file(os.path.join(folder, name), 'md5')
             if md5 != missing.pop(name):
-                raise DatasetError(f'{name} in the archive has the MD5 {md5}, not {source.spot_md5[name]}: it is '
-                                   'not the published image.')
+                raise DatasetError(f'{name} in the archive has the MD5 {md5}, not {source.spot_md5[name]}: it is not '
+                                   'the published image.')
     if missing:
-        raise DatasetError(f"the archive holds no {' and no '.join(sorted(missing))}, so it cannot be verified.")
+        raise DatasetError(f'the archive holds no {" and no ".join(sorted(missing))}, so it cannot be verified.')
 
 
 def _publish(root: str, data_path: str, work: str) -> None:
@@ -349,7 +340,8 @@ def _publish(root: str, data_path: str, work: str) -> None:
     for name in names:
         if name not in ours and os.path.lexists(os.path.join(data_path, name)):
             raise DatasetError(f'{os.path.join(data_path, name)} exists already, but {data_path} holds no complete '
-                               'dataset: move it away, or choose another --data-path.')
+                               'dataset: move it away, or choose another '
+                               '--data-path.')
     with open(journal, 'w', encoding='utf-8') as file:
         file.write('\n'.join(sorted(ours | set(names))))
     os.sync()       # the files' content is on the disk before their names are
@@ -406,7 +398,7 @@ def _unpack_all(name: str, source: Source, files: Sequence[str], tree: str, veri
             return _find_root(name, tree)
         except DatasetError as error:
             reason = str(error).replace(tree + os.sep, '').replace(tree, 'it')
-            raise DatasetError(f"{' with '.join(files)} is not the complete {name}: {reason}") from None
+            raise DatasetError(f'{" with ".join(files)} is not the complete {name}: {reason}') from None
     except BaseException:
         shutil.rmtree(tree, ignore_errors=True)
         raise
@@ -435,7 +427,7 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
     options
         Of `fetch`.
 
-    Outputs
+    Returns
     -------
     train, test : int
         Numbers of images.
@@ -451,7 +443,7 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
     for archive in archives:
         if not os.path.isfile(archive):
             raise UsageError(f'--archive {archive}: there is no such file.')
-    work = os.path.join(data_path, f".download-{name}")
+    work = os.path.join(data_path, '.download-' + name)
     os.makedirs(work, exist_ok=True)
     with open(os.path.join(work, 'lock'), 'w') as lock:
         try:
@@ -485,8 +477,11 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The command; returns its exit status."""
-    parser = CommandParser(prog='python -m dataset.download',
-                           description='Get a dataset: download, verify, unpack.')
+    return run_command('dataset.download', lambda: _run(argv))
+
+
+def _run(argv: Optional[Sequence[str]]) -> None:
+    parser = CommandParser(prog='dataset.download', description='Get a dataset: download, verify, unpack.')
     parser.add_argument('dataset', choices=sorted(SOURCES), help='which dataset')
     parser.add_argument('--data-path', required=True, metavar='DIR', help='folder to put it into; made if missing')
     parser.add_argument('--archive', nargs='+', default=[], metavar='FILE',
@@ -496,16 +491,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                         help='another place of the file, tried first; may be given several times')
     parser.add_argument('--keep-archive', action='store_true', help='keep the downloaded file, in DIR')
     options = parser.parse_args(argv)
-
-    def action() -> None:
-        try:
-            download(options.dataset, options.data_path, options.archive, options.url, options.keep_archive)
-        except KeyboardInterrupt as error:
-            raise type(error)('interrupted; the same command goes on from here') from None
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), error.filename or options.data_path) from error
-
-    return run_command('dataset.download', action)
+    try:
+        download(options.dataset, options.data_path, options.archive, options.url, options.keep_archive)
+    except KeyboardInterrupt as error:
+        raise type(error)('interrupted; the same command goes on from here') from None
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ import numpy as np
 
 from dataset.errors import DatasetError
 from dataset.imageset import ImageSet
-from dataset.listing import list_folders, list_images
+from dataset.image_files import list_folders, list_images
 from dataset.registry import register
 
 

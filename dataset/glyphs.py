@@ -32,7 +32,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import UsageError
-
 from dataset.errors import DatasetError
 from dataset.folder import read_folders, split_halves
 from dataset.imageset import ImageSet
@@ -78,7 +77,7 @@ def read_glyphs(data_path: Optional[str], size: int = 256, seed: int = 0) -> Tup
     seed : int
         Draws the split and every picture.
 
-    Outputs
+    Returns
     -------
     (train, test) : ImageSets of 100 classes and 4,000 images each, not to be mirrored.
 
@@ -116,8 +115,9 @@ def _check_manifest(folder: str, images: ImageSet) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise DatasetError(f'{folder} is not as it was made ({images.num_classes} classes, {len(images)} images; '
-                           f'see {MANIFEST}): delete it, and it will be made again.')
+        raise DatasetError(f'{folder} is not as it was made ({images.num_classes} classes, {len(images)} images; see '
+                           f'{MANIFEST}): delete it, and it will be made '
+                           'again.')
 
 
 def generate(folder: str, size: int, seed: int = 0, threads: Optional[int] = None) -> None:

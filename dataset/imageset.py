@@ -7,7 +7,6 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from common.errors import UsageError
-
 from dataset.errors import DatasetError
 
 
@@ -48,12 +47,13 @@ class ImageSet:
         self.class_names = list(self.class_names)
         labels = np.asarray(self.labels)
         if labels.ndim != 1 or len(labels) != len(self.paths) or labels.dtype.kind not in 'iu':
-            raise DatasetError(f'{self._title} needs one integer label for each of its {len(self.paths)} images, '
-                               f'not an array of shape {labels.shape} and type {labels.dtype}.')
+            raise DatasetError(f'{self._title} needs one integer label for each of its {len(self.paths)} images, not '
+                               f'an array of shape {labels.shape} and '
+                               f'type {labels.dtype}.')
         self.labels = labels.astype(np.int64)
         if not np.array_equal(np.unique(self.labels), np.arange(len(self.class_names))):
-            raise DatasetError(f'{self._title} needs labels 0 to {len(self.class_names) - 1}, each with at least '
-                               'one image.')
+            raise DatasetError(f'{self._title} needs labels 0 to {len(self.class_names) - 1}, each with at least one '
+                               'image.')
         if self.boxes is not None:
             self.boxes = np.asarray(self.boxes, dtype=np.float32)
             if self.boxes.shape != (len(self.paths), 4):
@@ -105,7 +105,7 @@ def split_classes(train: ImageSet, fraction: float, seed: int = 0) -> Tuple[Imag
     seed : int
         Chooses the classes.
 
-    Outputs
+    Returns
     -------
     (rest, held_out) : ImageSets without a common class.
 
@@ -142,7 +142,7 @@ def check_counts(train: ImageSet, test: ImageSet, expected: Counts, source: str)
         On the first count that differs.
     """
     found = Counts(train.num_classes, test.num_classes, len(train), len(test))
-    for what, have, want in zip(Counts._fields, found, expected):
+    for field, have, want in zip(Counts._fields, found, expected):
         if have != want:
-            words = what.replace('_', 'ing ' if what.startswith('train') else ' ')
-            raise DatasetError(f'{source} has {have} {words} where {train.name} has {want}.')
+            what = field.replace('train_', 'training ').replace('test_', 'test ')
+            raise DatasetError(f'{source} has {have} {what} where {train.name} has {want}.')

@@ -15,7 +15,6 @@ from dataset import transforms
 from dataset.cache import open_cache
 from dataset.decode import ImageError, read_image
 from common.errors import UsageError
-
 from dataset.errors import DatasetError
 from dataset.imageset import ImageSet
 

@@ -28,7 +28,7 @@ def read_mat(file: str) -> Dict[str, Any]:
     ----------
     file : str
 
-    Outputs
+    Returns
     -------
     variables : dict from name to value. Numeric arrays are tuples of numbers, in MATLAB's order (columns first);
         character arrays are strings; cell arrays are lists; arrays of structures are dicts from field name to the

@@ -4,7 +4,6 @@ from __future__ import annotations
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from common.errors import UsageError
-
 from dataset.imageset import ImageSet
 
 
@@ -52,7 +51,7 @@ def get_dataset(name: str, data_path: Optional[str], image_size: int = 224, resi
     seed : int
         Of a generated set.
 
-    Outputs
+    Returns
     -------
     (train, test) : ImageSets
 
@@ -62,7 +61,7 @@ def get_dataset(name: str, data_path: Optional[str], image_size: int = 224, resi
         If the name is unknown, the folder is missing, or its content is not what the dataset must have.
     """
     if name not in _READERS:
-        raise UsageError(f"--dataset {name} is unknown: choose one of {', '.join(dataset_names())}.")
+        raise UsageError(f'--dataset {name} is unknown: choose one of {", ".join(dataset_names())}.')
     entry = _READERS[name]
     if entry.generated:
         return entry.reader(data_path, size=resize, seed=seed)

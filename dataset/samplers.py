@@ -13,7 +13,6 @@ import numpy as np
 from mxnet.gluon.data import Sampler
 
 from common.errors import UsageError
-
 from dataset.errors import DatasetError
 
 
@@ -36,8 +35,9 @@ class BatchSampler(Sampler):
     def __init__(self, labels: Sequence[int], seed: int) -> None:
         labels = np.asarray(labels)
         if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in 'iu':
-            raise DatasetError('A sampler needs one integer label for each image, not an array of shape '
-                               f'{labels.shape} and type {labels.dtype}.')
+            raise DatasetError(f'A sampler needs one integer label for each image, not an array of shape '
+                               f'{labels.shape} and type '
+                               f'{labels.dtype}.')
         self._num_images = len(labels)
         order = np.argsort(labels, kind='stable')
         starts = np.flatnonzero(np.diff(labels[order])) + 1
@@ -69,7 +69,7 @@ class BatchSampler(Sampler):
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Go on where the sampler that gave `state` stood. The labels and settings are the caller's to restore."""
         if not 0 <= int(state['position']) <= 624:      # NumPy does not look, and reads behind its array
-            raise ValueError(f"the generator of the batches has no position {state['position']}")
+            raise ValueError(f'the generator of the batches has no position {state["position"]}')
         self._rng.set_state(('MT19937', np.asarray(state['keys'], dtype=np.uint32), int(state['position']),
                              int(state['has_gauss']), float(state['cached_gaussian'])))
 
@@ -149,9 +149,9 @@ class BalancedBatches(BatchSampler):
             raise UsageError(f'--batch-size {batch_size} is not a multiple of --batch-k {batch_k}.')
         self._num_classes = batch_size // batch_k
         if self._num_classes > len(self._classes):
-            raise UsageError(f'--batch-size {batch_size} with --batch-k {batch_k} takes {self._num_classes} '
-                             f'classes, the training set has {len(self._classes)}: lower --batch-size or raise '
-                             '--batch-k.')
+            raise UsageError(f'--batch-size {batch_size} with --batch-k {batch_k} takes {self._num_classes} classes, '
+                             f'the training set has {len(self._classes)}: lower '
+                               '--batch-size or raise --batch-k.')
         self._batch_k = batch_k
         self._set_length(batches_per_epoch, batch_size)
 
@@ -199,7 +199,8 @@ class PairBatches(BatchSampler):
         self._num_pairs = batch_size // 2
         if self._num_pairs > len(self._classes):
             raise UsageError(f'--batch-size {batch_size} takes pairs of {self._num_pairs} classes, the training set '
-                             f'has {len(self._classes)}: lower --batch-size.')
+                             f'has {len(self._classes)}: lower '
+                               '--batch-size.')
         self._same_image_prob = same_image_prob
         self._set_length(batches_per_epoch, batch_size)
 
@@ -242,8 +243,8 @@ class EpisodeBatches(BatchSampler):
         large_enough = [members for members in self._classes if len(members) >= ns + nq]
         self.skipped_classes = len(self._classes) - len(large_enough)
         if nc > len(large_enough):
-            raise UsageError(f'--nc {nc} asks for more classes than the {len(large_enough)} (of '
-                             f'{len(self._classes)}) that have --ns {ns} + --nq {nq} images.')
+            raise UsageError(f'--nc {nc} asks for more classes than the {len(large_enough)} (of {len(self._classes)}) '
+                             f'that have --ns {ns} + --nq {nq} images.')
         if self.skipped_classes:
             logging.getLogger(__name__).warning('%d of %d classes have fewer than %d images and are skipped.',
                                                 self.skipped_classes, len(self._classes), ns + nq)

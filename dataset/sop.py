@@ -14,7 +14,7 @@ import numpy as np
 
 from dataset.errors import DatasetError
 from dataset.imageset import Counts, ImageSet, check_counts
-from dataset.listing import find_root, image_paths, read_rows
+from dataset.image_files import find_root, image_paths, name_in, read_rows
 from dataset.registry import register
 
 #: The split of Song et al., arXiv:1511.06452, section 6.
@@ -23,7 +23,7 @@ COUNTS = Counts(train_classes=11318, test_classes=11316, train_images=59551, tes
 
 def _read_list(root: str, file: str) -> Tuple[ImageSet, np.ndarray]:
     """One of the two lists, and the class ids it uses (contiguous or not, they become labels in numeric order)."""
-    path = os.path.join(root, file)
+    path = os.path.join(root, name_in(root, file) or file)
     _, classes, _, names = read_rows(path, (int, int, int, str), header=True)
     try:
         ids, labels = np.unique(np.array(classes, dtype=np.int64), return_inverse=True)
@@ -47,7 +47,7 @@ def read_sop(data_path: str) -> Tuple[ImageSet, ImageSet]:
     test, test_ids = _read_list(root, 'Ebay_test.txt')
     common = np.intersect1d(train_ids, test_ids)
     if len(common):
-        raise DatasetError(f'{os.path.join(root, "Ebay_train.txt")} and Ebay_test.txt both hold class {common[0]}: '
-                           'no class may be in both.')
+        raise DatasetError(f'{os.path.join(root, "Ebay_train.txt")} and Ebay_test.txt both hold class {common[0]}: no '
+                           'class may be in both.')
     check_counts(train, test, COUNTS, root)
     return train, test

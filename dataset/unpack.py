@@ -202,4 +202,4 @@ def unpack(archive: str, folder: str, limits: Limits, progress: bool = True) -> 
         if isinstance(error, OSError) and error.errno is not None:
             raise               # the disk; gzip and bz2 report damage as an OSError without a number
         raise DatasetError(f'{archive} is damaged, or no tar or zip archive '
-                           f'({(" ".join(str(error).split()) or type(error).__name__)}).') from None
+                           f'({" ".join(str(error).split()) or type(error).__name__}).') from None

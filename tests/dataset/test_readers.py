@@ -119,7 +119,7 @@ def test_cub_lists_in_another_order_are_joined_by_image_id(tmp_path):
     (changed('images.txt', 3, '4 ../images.txt'), ['images.txt', 'leads out']),
     (changed('images.txt', 3, '4 /etc/passwd'), ['images.txt', 'leads out']),
     (changed('images.txt', 3, '4 002.Bird_2/../../images.txt'), ['images.txt', 'leads out']),
-    (changed('images.txt', 9, None), ['image_class_labels.txt', 'each image id']),
+    (changed('images.txt', 9, None), ['images.txt lists 9 images', 'cut off']),
     ({'images.txt': ['']}, ['images.txt', 'empty']),
     (changed('image_class_labels.txt', 3, '4 x'), ['image_class_labels.txt', 'line 4']),
     (changed('image_class_labels.txt', 3, '4 6'), ['image_class_labels.txt', '1 to 5']),
@@ -136,7 +136,7 @@ def test_cub_refuses(tmp_path, change, words):
     refused('CUB', cub_tree(tmp_path, **change), *words)
 
 
-@pytest.mark.parametrize('name', ['images.txt', 'image_class_labels.txt', 'bounding_boxes.txt'])
+@pytest.mark.parametrize('name', ['images.txt', 'image_class_labels.txt'])
 def test_cub_names_a_missing_list(tmp_path, name):
     os.remove(str(cub_tree(tmp_path) / name))
     refused('CUB', tmp_path, name)
@@ -166,6 +166,12 @@ def test_cub_of_full_size(tmp_path, monkeypatch):
     assert (len(train), len(test), train.num_classes, test.num_classes) == (5864, 5924, 100, 100)
     os.remove(test.paths[-1])
     refused('CUB', tmp_path, '11787.jpg', 'missing')
+
+
+def test_cub_without_boxes(tmp_path):
+    os.remove(str(cub_tree(tmp_path) / 'bounding_boxes.txt'))
+    train, test = get_dataset('CUB', str(tmp_path))
+    assert (len(train), train.boxes, test.boxes) == (4, None, None)
 
 
 # CARS196
@@ -269,7 +275,7 @@ def test_cars_refuses(tmp_path, changes, words):
 
 def test_cars_refuses_a_folder_with_neither_layout(tmp_path):
     touch(tmp_path, 'x', 'a.jpg')
-    refused('CARS196', tmp_path, 'neither', 'cars_annos.mat', 'car_ims', '1 to 5')
+    refused('CARS196', tmp_path, 'holds x', 'cars_annos.mat', 'car_ims', 'cars_test_annos_withlabels.mat', '1 to 5')
     refused('CARS196', tmp_path / 'none', 'none')
 
 
@@ -312,6 +318,51 @@ def test_cars_with_a_damaged_mat_file_reads_or_refuses(tmp_path, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     (whole / 'cars_annos.mat').write_bytes(content[:data.draw(st.one_of(st.none(), st.integers(0, len(content))))])
     reads_or_refuses('CARS196', whole)
+
+
+@pytest.mark.parametrize('nested, where', [(False, ''), (True, 'devkit')])
+def test_cars_from_the_devkit(tmp_path, nested, where):
+    (tmp_path / where).mkdir(exist_ok=True)
+    for folder, name, classes in (('cars_train', 'cars_train_annos.mat', [3, 1, 2, 4, 5]),
+                                  ('cars_test', 'cars_test_annos_withlabels.mat', [5, 4, 3, 2, 1])):
+        names = ['%05d.jpg' % i for i in range(1, 6)]
+        table = np.zeros((1, 5), dtype=[(field, object) for field in
+                                        ('bbox_x1', 'bbox_y1', 'bbox_x2', 'bbox_y2', 'class', 'fname')])
+        for i in range(5):
+            table[0, i] = (i + 1, 2, i + 31, 42, classes[i], names[i])
+            touch(tmp_path, folder, folder if nested else '', names[i])
+        savemat(str(tmp_path / where / name), {'annotations': table})
+    savemat(str(tmp_path / where / 'cars_meta.mat'), {'class_names': np.array([CAR_NAMES], dtype=object)})
+    train, test = get_dataset('CARS196', str(tmp_path))
+    assert (train.class_names, test.class_names) == (CAR_NAMES[:2], CAR_NAMES[2:])
+    assert train.labels.tolist() == [0, 1, 1, 0] and test.labels.tolist() == [0, 1, 2, 2, 1, 0]
+    assert [path.split('cars_')[1][:5].rstrip(os.sep) for path in train.paths] == ['train', 'train', 'test', 'test'] \
+        or nested
+    assert train.boxes[:, 0].tolist() == [2, 3, 4, 5] and train.boxes[0].tolist() == [2, 2, 30, 40]
+    os.remove(str(tmp_path / where / 'cars_test_annos_withlabels.mat'))
+    refused('CARS196', tmp_path, 'cars_test_annos_withlabels.mat')
+
+
+CAR_NAMES = ['Z 1', 'A C/V', 'M 3', 'B 4', 'Y 5']
+
+
+@pytest.mark.parametrize('splits', [('',), ('train', 'test')])
+@pytest.mark.parametrize('slash', ['-', '_', ''])
+def test_cars_from_named_folders_are_in_the_published_order(tmp_path, monkeypatch, splits, slash):
+    if splits == ('',):
+        monkeypatch.setattr(cars196, 'COUNTS', Counts(2, 3, 2, 3))
+    for split in splits:
+        for name in CAR_NAMES:
+            touch(tmp_path, 'car_data', split, name.replace('/', slash), '1.jpg')
+    refused('CARS196', tmp_path, 'cars_meta.mat')
+    savemat(str(tmp_path / 'car_data' / 'cars_meta.mat'), {'class_names': np.array([CAR_NAMES], dtype=object)})
+    train, test = get_dataset('CARS196', str(tmp_path))
+    assert (train.class_names, test.class_names) == (CAR_NAMES[:2], CAR_NAMES[2:])
+    assert 'Z 1' in train.paths[0] and train.labels.tolist() == sorted(train.labels.tolist())
+
+
+def test_cars_published_order_is_a_permutation():
+    assert sorted(cars196._SORTED_IDS) == list(range(1, 197))
 
 
 # SOP
@@ -406,9 +457,10 @@ def test_minicub_follows_links(tmp_path):
     (tmp_path / 'linked' / 'b').mkdir(parents=True)
     os.symlink(str(tmp_path / 'real' / 'a'), str(tmp_path / 'linked' / 'a'))
     os.symlink(str(tmp_path / 'real' / 'b' / 'x.jpg'), str(tmp_path / 'linked' / 'b' / 'x.jpg'))
-    os.symlink(str(tmp_path / 'nowhere'), str(tmp_path / 'linked' / 'b' / 'broken.jpg'))
     train, test = get_dataset('miniCUB', str(tmp_path / 'linked'))
     assert (len(train), len(test)) == (1, 1)
+    os.symlink(str(tmp_path / 'nowhere'), str(tmp_path / 'linked' / 'b' / 'broken.jpg'))
+    refused('miniCUB', tmp_path / 'linked', 'broken.jpg', 'nowhere', 'does not exist')
 
 
 def test_minicub_refuses(tmp_path):

@@ -7,8 +7,7 @@ import logging
 import numpy as np
 import pytest
 
-from common.errors import UsageError
-from dataset import DatasetError
+from common.errors import UserError
 from dataset.samplers import BalancedBatches, EpisodeBatches, PairBatches, ShuffledBatches
 
 # Class ids neither contiguous nor in order, class sizes from 1 to 12, images of a class scattered.
@@ -232,7 +231,7 @@ def test_no_report_when_no_class_is_skipped(caplog):
     (lambda: ShuffledBatches([[0], [1]], 4), ['label']),
 ])
 def test_refusals_name_the_flag(make, flags):
-    with pytest.raises((DatasetError, UsageError)) as caught:
+    with pytest.raises(UserError) as caught:
         make()
     for flag in flags:
         assert flag in str(caught.value)

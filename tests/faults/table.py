@@ -337,8 +337,8 @@ CASES = [
          [*TRAIN, '--dataset', 'CUB', *ELSEWHERE]),
     Case('list-cut', "a dataset's list is cut off", 'train_margin.py: ./CUB_200_2011/images.txt: line 3 is not of the '
          'form "integer text".', 1, '', [*TRAIN, '--dataset', 'CUB', '--data-path', '.', *ELSEWHERE], cut_off_lists),
-    Case('archive-cut', 'a downloaded archive is cut off', 'dataset.download: mine.tgz has the MD5 ..., not that of '
-         'CUB_200_2011.tgz, ...: it is damaged or another file.', 1, 'the archive; no half dataset',
+    Case('archive-cut', 'a downloaded archive is cut off', 'dataset.download: mine.tgz has the MD5 ..., not '
+         'that of CUB_200_2011.tgz, ...: it is damaged or another file.', 1, 'the archive; no half dataset',
          ['-m', 'dataset.download', 'CUB', '--data-path', 'data', '--archive', 'mine.tgz'],
          write('mine.tgz', b'\x1f\x8b' + bytes(100)), intact=('mine.tgz',), after=nothing_in('data')),
     Case('flag', 'a flag makes no sense', "train_margin.py: argument --epochs: '0' is not a whole number from 1 (see "
