@@ -208,9 +208,3 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_leaves_the_old_picture(
     error = capsys.readouterr().err
     assert error.count('\n') == 1 and 'No space left' in error and 'bars_glyphs_convnet.png' in error
     assert os.listdir(out) == ['bars_glyphs_convnet.png'] and (out / 'bars_glyphs_convnet.png').read_bytes() == b'old'
-
-
-def test_results_import_no_mxnet():
-    code = ('import sys, results.readlog, results.plots, results.report, results.reproduce; '
-            'sys.exit(bool({m.split(".")[0] for m in sys.modules} & {"mxnet", "models", "dataset"}))')
-    assert subprocess.run([sys.executable, '-c', code]).returncode == 0

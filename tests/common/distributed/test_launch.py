@@ -217,7 +217,7 @@ def test_a_killed_worker_ends_the_job_and_it_goes_on_from_the_checkpoint(tree, t
     status, _, errors = Job(MARGIN, tree, tmp_path / 'killed', '--load-checkpoint').end()
     assert status == 0, errors
     assert epochs(tmp_path / 'killed') == epochs(tmp_path / 'whole')
-    assert files(tmp_path / 'killed') == files(tmp_path / 'whole') and len(files(tmp_path / 'whole')) == 4
+    assert files(tmp_path / 'killed') == files(tmp_path / 'whole') and len(files(tmp_path / 'whole')) == 6
     name = os.path.join('models', 'train_margin_miniCUB_convnet.ckpt.npz')
     (meta, whole), (_, killed) = (load(str(tmp_path / where / name)) for where in ('whole', 'killed'))
     assert meta['runs'][0]['images_seen'] == 3 * 6 * 8
