@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.command import CommandParser, run_command
+from common.files import expand_path
 from common.runtime import available_cores
 from dataset.decode import read_image
 from dataset.errors import DatasetError
@@ -138,7 +139,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _run(argv: Optional[Sequence[str]]) -> int:
     parser = CommandParser(prog='dataset.check', description='Look a dataset over.')
     parser.add_argument('dataset', choices=dataset_names(), help='which dataset')
-    parser.add_argument('--data-path', metavar='DIR', help='its folder (GLYPHS: made if not given)')
+    parser.add_argument('--data-path', type=expand_path, metavar='DIR', help='its folder (GLYPHS: made if not given)')
     parser.add_argument('--resize', type=int, default=256, help='side of generated images in pixels (default: 256)')
     parser.add_argument('--num-workers', type=int, default=available_cores(), help='threads (default: one a core)')
     options = parser.parse_args(argv)

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from common.command import CommandParser, run_command
 from common.errors import UsageError
-from common.files import hash_file
+from common.files import expand_path, hash_file
 from dataset import unpack
 from dataset.errors import DatasetError
 from dataset.registry import get_dataset
@@ -483,8 +483,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _run(argv: Optional[Sequence[str]]) -> None:
     parser = CommandParser(prog='dataset.download', description='Get a dataset: download, verify, unpack.')
     parser.add_argument('dataset', choices=sorted(SOURCES), help='which dataset')
-    parser.add_argument('--data-path', required=True, metavar='DIR', help='folder to put it into; made if missing')
-    parser.add_argument('--archive', nargs='+', default=[], metavar='FILE',
+    parser.add_argument('--data-path', type=expand_path, required=True, metavar='DIR', help='folder to put it into; made if missing')
+    parser.add_argument('--archive', type=expand_path, nargs='+', default=[], metavar='FILE',
                         help='files you have already, in place of the download; for CARS196 car_ims.tgz and '
                              'cars_annos.mat, or a repacked archive')
     parser.add_argument('--url', action='append', default=[], metavar='URL',

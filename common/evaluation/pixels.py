@@ -16,6 +16,7 @@ import numpy as np
 from common.args import main, positive_int
 from common.command import CommandParser
 from common.devices import get_contexts
+from common.files import expand_path
 from common.evaluation import evaluate
 from common.runlog import RunLog, git_revision, versions
 from common.stats import describe_metrics
@@ -28,12 +29,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = CommandParser(prog='common.pixels', description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--dataset', choices=dataset_names(), required=True, help='whose test images')
-    parser.add_argument('--data-path', metavar='DIR', help='folder of the dataset; GLYPHS needs none')
+    parser.add_argument('--data-path', type=expand_path, metavar='DIR', help='folder of the dataset; GLYPHS needs none')
     parser.add_argument('--image-size', type=positive_int, default=32, metavar='PIXELS',
                         help='side of the crop from the centre (default: %(default)s)')
     parser.add_argument('--resize', type=positive_int, metavar='PIXELS',
                         help='side to which images are resized before the crop (default: 8/7 of --image-size)')
-    parser.add_argument('--logfile', metavar='FILE', help='append the result to this run log')
+    parser.add_argument('--logfile', type=expand_path, metavar='FILE', help='append the result to this run log')
     opt = parser.parse_args(argv)
     opt.resize = opt.resize or round(opt.image_size * 8 / 7)
     if opt.resize < opt.image_size:

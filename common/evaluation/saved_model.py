@@ -139,10 +139,9 @@ def images_in(folder: str) -> Tuple[ImageSet, bool]:
     EvaluationError
         If there is none.
     """
-    paths = sorted(os.path.join(place, name) for place, folders, names in os.walk(folder) for name in names
-                   if not name.startswith('.') and not os.path.relpath(place, folder).startswith('..'))
+    paths = pictures_in(folder)
     if not paths:
-        raise EvaluationError(f'--images {folder}: there are no files in it')
+        raise EvaluationError(f'--images {folder}: there are no pictures in it')
     classes = [os.path.relpath(path, folder).split(os.sep)[0] for path in paths]
     labelled = all(os.path.dirname(path) != os.path.normpath(folder) for path in map(os.path.normpath, paths))
     names, labels = np.unique(classes if labelled else [''] * len(paths), return_inverse=True)
