@@ -171,7 +171,8 @@ class TrainingParser(CommandParser):
                          help='seed of the first run; run r uses seed + r - 1')
         run.add_argument('--number-of-runs', type=positive_int, default=1, metavar='N',
                          help='independent runs, each from a fresh start')
-        run.add_argument('--results-dir', type=expand_path, default='results', metavar='DIR', help='folder of logs/ and models/')
+        run.add_argument('--results-dir', type=expand_path, default='results', metavar='DIR',
+                         help='folder of logs/ and models/')
         run.add_argument('--logfile', type=_file_or_none, default='auto', metavar='FILE',
                          help='run log, appended to; None writes none (default: '
                               'RESULTS_DIR/logs/SCRIPT_DATASET_MODEL.jsonl)')

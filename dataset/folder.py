@@ -74,7 +74,7 @@ def split_halves(images: ImageSet) -> Tuple[ImageSet, ImageSet]:
 
 def _own_split(root: str) -> Optional[Dict[str, ImageSet]]:
     """The sets of ``train``, ``test`` and ``val``; None where the folders are classes."""
-    places = {split: name_in(root, name) for name, split in reversed(list(_SPLITS.items())) if name_in(root, name)}
+    places = {split: name_in(root, name) for name, split in reversed(list(_SPLITS.items())) if name_in(root, name) in list_folders(root)}
     if 'train' not in places or not {'test', 'val'} & set(places):
         return None
     if 'test' not in places and len(list_folders(root)) > 2:

@@ -10,6 +10,7 @@ import sys
 from typing import List, Optional
 
 from common.command import CommandParser, run_command
+from common.files import expand_path
 from models.convert import convert
 from models.loading import load_parameters, load_pretrained, save_parameters
 from models.store import find

@@ -18,9 +18,8 @@ from common.evaluation.embeddings_file import ARRAYS, load_embeddings
 from common.evaluation.metrics import DEFAULT_KS, SOP_KS, evaluate
 from common.evaluation.pictures import embedding_map, retrieval_picture
 from common.evaluation.retrieval import EvaluationError, check_embeddings, check_inputs
-from common.files import atomic_write, write_npz
+from common.files import atomic_write, expand_path, write_npz
 from common.stats import metric_name
-from common.files import expand_path
 from common.training import load_data
 
 
@@ -58,7 +57,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                              'dimension; or .npy with embeddings, beside --labels')
     source.add_argument('--model', dest='models', type=expand_path, nargs='+', metavar='FILE',
                         help="saved network, .params; of an ensemble its members', in order: embed the test set")
-    parser.add_argument('--labels', type=expand_path, metavar='FILE', help='labels of an .npy of embeddings: .npy, or text, one a line')
+    parser.add_argument('--labels', type=expand_path, metavar='FILE',
+                        help='labels of an .npy of embeddings: .npy, or text, one a line')
     parser.add_argument('--normalize', action='store_true', help='scale all embeddings to unit length first')
     parser.add_argument('--images', type=expand_path, metavar='DIR',
                         help='with --model: embed all pictures of this folder instead of a test set; folders in it '
@@ -66,7 +66,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--script', metavar='NAME',
                         help='script that the model is from, for example train_margin (default: what training noted)')
     parser.add_argument('--backbone', metavar='NAME', help="the script's own --model (default: what training noted)")
-    parser.add_argument('--output', type=expand_path, metavar='PREFIX', help='with --model: write PREFIX.npz, PREFIX-neighbours.png and '
+    parser.add_argument('--output', type=expand_path, metavar='PREFIX',
+                        help='with --model: write PREFIX.npz, PREFIX-neighbours.png and '
                         "PREFIX-map.png; default: the model's name without .params")
     parser.add_argument('--json', type=expand_path, metavar='FILE', help='also write the metrics as JSON')
     parser.add_argument('--ks', type=_ks, metavar='K,K,...',

@@ -16,8 +16,8 @@ import numpy as np
 from common.args import main, positive_int
 from common.command import CommandParser
 from common.devices import get_contexts
-from common.files import expand_path
 from common.evaluation import evaluate
+from common.files import expand_path
 from common.runlog import RunLog, git_revision, versions
 from common.stats import describe_metrics
 from dataset import dataset_names, get_dataset
