@@ -74,10 +74,12 @@ def split_halves(images: ImageSet) -> Tuple[ImageSet, ImageSet]:
 
 def _own_split(root: str) -> Optional[Dict[str, ImageSet]]:
     """The sets of ``train``, ``test`` and ``val``; None where the folders are classes."""
-    places = {split: name_in(root, name) for name, split in reversed(list(_SPLITS.items())) if name_in(root, name) in list_folders(root)}
+    folders = list_folders(root)
+    places = {split: name_in(root, name) for name, split in reversed(list(_SPLITS.items()))
+              if name_in(root, name) in folders}
     if 'train' not in places or not {'test', 'val'} & set(places):
         return None
-    if 'test' not in places and len(list_folders(root)) > 2:
+    if 'test' not in places and len(folders) > 2:
         return None     # classes, of which two are called so
     if 'test' not in places:
         raise DatasetError(f'{root} holds the folders train and {places["val"]}, but no test.')
