@@ -23,7 +23,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser = CommandParser('python -m models.weights', description='Turn weights from elsewhere into a file of ours.')
     command = parser.add_subparsers(dest='command', required=True, parser_class=CommandParser).add_parser(
         'convert', help='turn weights from elsewhere into a file for --pretrained')
-    command.add_argument('file', type=expand_path, metavar='FILE', help='.pth, .safetensors or .params (prefix-0000.params of a symbol)')
+    command.add_argument('file', type=expand_path, metavar='FILE',
+                         help='.pth, .safetensors or .params (prefix-0000.params of a symbol)')
     command.add_argument('--model', required=True, help='inception-bn, resnet50_v2, resnet50_v1, resnet50_v1b, ...')
     command.add_argument('-o', '--output', type=expand_path, required=True, metavar='OUT.params')
     arguments = parser.parse_args(argv)

@@ -30,6 +30,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--dataset', choices=dataset_names(), required=True, help='whose test images')
     parser.add_argument('--data-path', type=expand_path, metavar='DIR', help='folder of the dataset; GLYPHS needs none')
+    parser.add_argument('--allow-seen-classes', action='store_true',
+                        help='test on classes of your training folder, too')
     parser.add_argument('--image-size', type=positive_int, default=32, metavar='PIXELS',
                         help='side of the crop from the centre (default: %(default)s)')
     parser.add_argument('--resize', type=positive_int, metavar='PIXELS',
@@ -52,7 +54,8 @@ def score_pixels(opt: argparse.Namespace) -> Dict[str, float]:
     DatasetError, EvaluationError, TrainingError, OSError
         If the dataset is not right, or the log cannot be written.
     """
-    _, test = get_dataset(opt.dataset, opt.data_path, image_size=opt.image_size, resize=opt.resize)
+    _, test = get_dataset(opt.dataset, opt.data_path, image_size=opt.image_size, resize=opt.resize,
+                          allow_seen_classes=opt.allow_seen_classes)
     with Loader(test, None, train=False, batch_size=100, image_size=opt.image_size, resize=opt.resize) as loader:
         batches = [(batch.images, batch.labels) for batch in loader]
     pixels = np.concatenate([images.reshape(len(images), -1) for images, _ in batches]).astype(np.float32) / 255

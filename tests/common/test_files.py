@@ -96,3 +96,10 @@ def test_hash_of_a_file(tmp_path):
     (tmp_path / 'x').write_bytes(b'x' * (3 << 20))
     assert hash_file(str(tmp_path / 'x')) == hashlib.sha256(b'x' * (3 << 20)).hexdigest()
     assert hash_file(str(tmp_path / 'x'), 'md5') == hashlib.md5(b'x' * (3 << 20)).hexdigest()
+
+
+def test_paths_are_expanded_as_a_shell_does(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+    monkeypatch.setenv('WHERE', 'data')
+    assert files.expand_path('~/$WHERE/${WHERE}x') == '/home/me/data/datax'
+    assert files.expand_path('plain/~') == 'plain/~'

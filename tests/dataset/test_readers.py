@@ -516,7 +516,8 @@ def test_validation_without_a_test_set_is_refused(tmp_path):
 def test_table(tmp_path):
     for name in ('1.jpg', '2.jpg', '3.jpg', '4.jpg'):
         touch(tmp_path, 'pictures', name)
-    lines = ['Label,path,split,note', 'b,pictures/1.jpg,train,x', '"a, b",pictures/2.jpg,train,', 'c,pictures/3.jpg,test,',
+    lines = ['Label,path,split,note', 'b,pictures/1.jpg,train,x', '"a, b",pictures/2.jpg,train,',
+             'c,pictures/3.jpg,test,',
              'd,pictures/4.jpg,val,']
     write(tmp_path, 'list.csv', lines)
     write(tmp_path, 'other.csv', ['x,y', '1,2'])
