@@ -8,6 +8,7 @@ import sys
 from typing import Any, Callable, List, Optional, Set
 
 from common.command import CommandParser, command_name, run_command
+from common.files import expand_path
 from common.runtime import available_cores
 from common.training.optimisers import parse_steps
 from dataset import dataset_names
@@ -60,7 +61,7 @@ def _optimizer(name: str) -> str:
 
 
 def _file_or_none(text: str) -> Optional[str]:
-    return None if text == 'None' else text
+    return None if text == 'None' else expand_path(text)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -97,8 +98,10 @@ class TrainingParser(CommandParser):
 
         data = self.add_argument_group('data')
         data.add_argument('--dataset', default='CUB', choices=dataset_names(), help='dataset')
-        data.add_argument('--data-path', metavar='DIR',
+        data.add_argument('--data-path', type=expand_path, metavar='DIR',
                           help='folder of the dataset; needed for all but GLYPHS, which is drawn into a cache')
+        data.add_argument('--allow-seen-classes', action='store_true',
+                          help='with your own split: test on classes that were also trained on')
         data.add_argument('--use-crops', action='store_true', help='crop every image to its bounding box first')
         data.add_argument('--image-size', '--data-shape', type=positive_int, default=224, metavar='PIXELS',
                           help='side of the crop that the network sees')
@@ -111,7 +114,7 @@ class TrainingParser(CommandParser):
                             help='mirror no image, as where left and right differ')
         data.add_argument('--num-workers', type=non_negative_int, default=available_cores(), metavar='THREADS',
                           help='threads that decode images; 0 decodes in the training thread')
-        data.add_argument('--cache', metavar='DIR',
+        data.add_argument('--cache', type=expand_path, metavar='DIR',
                           help='keep the decoded, resized images in a memory-mapped file in this folder')
         data.add_argument('--skip-bad-images', type=non_negative_int, default=0, metavar='N',
                           help='go on with up to N unreadable images, each named in the log')
@@ -123,7 +126,7 @@ class TrainingParser(CommandParser):
                            help="backbone: inception-bn, efficientnet-lite0, resnet50_v2, resnet18_v2, convnet, or "
                                 "the name of any classification network in GluonCV's model zoo")
         model.add_argument('--embed-dim', type=positive_int, default=64, metavar='N', help='size of the embedding')
-        model.add_argument('--pretrained', default='auto', metavar='{auto,none,FILE}',
+        model.add_argument('--pretrained', type=expand_path, default='auto', metavar='{auto,none,FILE}',
                            help='weights of the backbone: auto (looked for in $MXNET_HOME/models, then downloaded; '
                                 'none for convnet), none, or a .params or .safetensors file')
         model.add_argument('--disable-hybridize', action='store_true', help='run the network eagerly, to debug it')
@@ -168,7 +171,8 @@ class TrainingParser(CommandParser):
                          help='seed of the first run; run r uses seed + r - 1')
         run.add_argument('--number-of-runs', type=positive_int, default=1, metavar='N',
                          help='independent runs, each from a fresh start')
-        run.add_argument('--results-dir', default='results', metavar='DIR', help='folder of logs/ and models/')
+        run.add_argument('--results-dir', type=expand_path, default='results', metavar='DIR',
+                         help='folder of logs/ and models/')
         run.add_argument('--logfile', type=_file_or_none, default='auto', metavar='FILE',
                          help='run log, appended to; None writes none (default: '
                               'RESULTS_DIR/logs/SCRIPT_DATASET_MODEL.jsonl)')
@@ -176,7 +180,7 @@ class TrainingParser(CommandParser):
         run.add_argument('--save-model-prefix', type=_file_or_none, default='auto', metavar='PREFIX',
                          help='models go to PREFIX-best.params and PREFIX-last.params, the checkpoint to '
                               'PREFIX.ckpt.npz; None saves nothing (default: RESULTS_DIR/models/SCRIPT_DATASET_MODEL)')
-        run.add_argument('--load-checkpoint', nargs='?', const='auto', metavar='FILE',
+        run.add_argument('--load-checkpoint', type=expand_path, nargs='?', const='auto', metavar='FILE',
                          help='go on from this checkpoint, exactly; without a FILE, from that of --save-model-prefix '
                               'if there is one, else from the start')
 

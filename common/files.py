@@ -52,6 +52,11 @@ def atomic_write(path: str, mode: str = 'wb') -> Iterator[IO]:
         raise
 
 
+def expand_path(text: str) -> str:
+    """`text` with ``~`` and environment variables replaced, as a shell does it; the `type` of flags that name files."""
+    return os.path.expanduser(os.path.expandvars(text))
+
+
 def write_npz(path: str, arrays: Dict[str, np.ndarray]) -> None:
     """Writes a ``.npz`` without pickles, atomically.
 

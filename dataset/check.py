@@ -9,7 +9,9 @@ The exit status is 0 where all is well, 1 otherwise.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Callable, List, Optional, Sequence, Tuple
@@ -18,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.command import CommandParser, run_command
+from common.files import expand_path
 from common.runtime import available_cores
 from dataset.decode import read_image
 from dataset.errors import DatasetError
@@ -96,13 +99,26 @@ def _describe(title: str, images: ImageSet) -> str:
     return line + (f'; {single} of one image only, which has no positive' if single else '')
 
 
+def count_passed_over(data_path: str, train: ImageSet, test: ImageSet) -> Counter:
+    """How many files below the dataset's folder are in no set, by suffix."""
+    folder = data_path if os.path.isdir(data_path) else os.path.dirname(data_path) or '.'
+    used = {os.path.abspath(path) for images in (train, test, train.val) if images is not None
+            for path in images.paths}
+    passed: Counter = Counter()
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if os.path.abspath(os.path.join(place, name)) not in used:
+                passed[os.path.splitext(name)[1].lower() or 'without a suffix'] += 1
+    return passed
+
+
 def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: int = 2, show: int = 20,
-          say: Callable[[str], None] = print) -> bool:
+          say: Callable[[str], None] = print, allow_seen_classes: bool = False) -> bool:
     """Check a dataset and report; whether all is well.
 
     Parameters
     ----------
-    name, data_path, resize
+    name, data_path, resize, allow_seen_classes
         As for `get_dataset`.
     num_workers : int
         Threads that decode.
@@ -116,9 +132,15 @@ def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: i
     DatasetError
         If the reader refuses it: lists or images missing, wrong counts.
     """
-    train, test = get_dataset(name, data_path, resize=resize)
+    train, test = get_dataset(name, data_path, resize=resize, allow_seen_classes=allow_seen_classes)
     say(_describe('training', train))
     say(_describe('test', test))
+    if train.val is not None:
+        say(_describe('validation', train.val))
+    if data_path:
+        passed = count_passed_over(data_path, train, test)
+        if passed:
+            say('passed over: ' + ', '.join(f'{count} {kind}' for kind, count in passed.most_common()))
     findings = inspect(train, test, num_workers)
     for title, lines in (('cannot be read', findings.unreadable),
                          ('in training and test', [f'{one} = {other}' for one, other in findings.duplicates])):
@@ -138,11 +160,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _run(argv: Optional[Sequence[str]]) -> int:
     parser = CommandParser(prog='dataset.check', description='Look a dataset over.')
     parser.add_argument('dataset', choices=dataset_names(), help='which dataset')
-    parser.add_argument('--data-path', metavar='DIR', help='its folder (GLYPHS: made if not given)')
+    parser.add_argument('--data-path', type=expand_path, metavar='DIR', help='its folder (GLYPHS: made if not given)')
     parser.add_argument('--resize', type=int, default=256, help='side of generated images in pixels (default: 256)')
     parser.add_argument('--num-workers', type=int, default=available_cores(), help='threads (default: one a core)')
+    parser.add_argument('--allow-seen-classes', action='store_true', help='with your own split: classes may be in both')
     options = parser.parse_args(argv)
-    well = check(options.dataset, options.data_path, options.resize, options.num_workers)
+    well = check(options.dataset, options.data_path, options.resize, options.num_workers,
+                 allow_seen_classes=options.allow_seen_classes)
     print(f'{options.dataset}: {"all is well" if well else "has problems"}')
     return 0 if well else 1
 

@@ -1,21 +1,38 @@
-"""Any images in class folders: the first half of the classes trains, the second half tests (miniCUB).
+"""Your own images: class folders, with or without a split, or a table (FOLDER; miniCUB is another name of it).
 
-The folder of each image is its class::
+Three layouts::
 
-    DIR/001.Black_footed_Albatross/any_name.jpg
-    DIR/002.Laysan_Albatross/...
+    DIR/train/NAME/*.jpg  DIR/test/NAME/*.jpg  [DIR/val/NAME/*.jpg]     your own split
+    DIR/NAME/*.jpg                          the first half of the classes, by name, trains; the second half tests
+    DIR/any.csv                             the columns path, label and split (train, test or val)
 """
 from __future__ import annotations
 
+import csv
 import os
-from typing import Tuple
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
 from dataset.errors import DatasetError
 from dataset.imageset import ImageSet
-from dataset.image_files import list_folders, list_images
+from dataset.image_files import list_folders, list_images, name_in
 from dataset.registry import register
+
+
+_SPLITS = {'train': 'train', 'test': 'test', 'val': 'val', 'valid': 'val', 'validation': 'val'}
+_COLUMNS = ('path', 'label', 'split')
+
+
+def pictures_in(folder: str) -> List[str]:
+    """The paths of all pictures in `folder` and in the folders inside it, sorted.
+
+    Raises
+    ------
+    DatasetError
+        If a folder cannot be read, or a link leads nowhere.
+    """
+    return [os.path.join(folder, name) for name in list_images(folder)]
 
 
 def read_folders(root: str, name: str, mirror: bool = True) -> ImageSet:
@@ -55,13 +72,123 @@ def split_halves(images: ImageSet) -> Tuple[ImageSet, ImageSet]:
     return images.select_classes(np.arange(half)), images.select_classes(np.arange(half, images.num_classes))
 
 
-@register('miniCUB')
-def read_minicub(data_path: str) -> Tuple[ImageSet, ImageSet]:
-    """Read class folders; any number of classes and images.
+def _own_split(root: str) -> Optional[Dict[str, ImageSet]]:
+    """The sets of ``train``, ``test`` and ``val``; None where the folders are classes."""
+    folders = list_folders(root)
+    places = {split: name_in(root, name) for name, split in reversed(list(_SPLITS.items()))
+              if name_in(root, name) in folders}
+    if 'train' not in places or not {'test', 'val'} & set(places):
+        return None
+    if 'test' not in places and len(folders) > 2:
+        return None     # classes, of which two are called so
+    if 'test' not in places:
+        raise DatasetError(f'{root} holds the folders train and {places["val"]}, but no test.')
+    return {split: read_folders(os.path.join(root, place), 'FOLDER') for split, place in places.items()}
+
+
+def _header(file: str) -> List[str]:
+    try:
+        with open(file, encoding='utf-8-sig', newline='') as stream:
+            return [name.strip().lower() for name in next(csv.reader(stream), [])]
+    except (OSError, ValueError, csv.Error) as error:
+        raise DatasetError(f'{file} cannot be read ({error}).') from None
+
+
+def _read_csv(file: str) -> Dict[str, ImageSet]:
+    """The sets of a table; paths are relative to its folder. Where no row says test, the rows of val are the test."""
+    header = _header(file)
+    missing = [name for name in _COLUMNS if name not in header]
+    if missing:
+        raise DatasetError(f'{file} has no column {missing[0]}: its first line must name the columns path, label and '
+                           'split.')
+    rows: Dict[str, List[Tuple[str, str]]] = {}
+    seen: Dict[str, int] = {}
+    try:
+        with open(file, encoding='utf-8-sig', newline='') as stream:
+            reader = csv.reader(stream, strict=True)
+            next(reader)
+            for row in reader:
+                if not row:
+                    continue
+                values = dict(zip(header, (value.strip() for value in row)))
+                path, label, split = (values.get(name, '') for name in _COLUMNS)
+                where = f'{file}: line {reader.line_num}'
+                if len(row) != len(header) or not path or not label:
+                    raise DatasetError(f'{where} does not have a value for each column.')
+                if split.lower() not in _SPLITS:
+                    raise DatasetError(f'{where} has the split {split!r}, which is none of train, test and val.')
+                path = os.path.join(os.path.dirname(file), path)
+                if not os.path.isfile(path):
+                    raise DatasetError(f'{where} lists {path}, which does not exist.')
+                if path in seen:
+                    raise DatasetError(f'{where} lists {path}, as line {seen[path]} does.')
+                seen[path] = reader.line_num
+                rows.setdefault(_SPLITS[split.lower()], []).append((path, label))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DatasetError(f'{file} cannot be read ({error}).') from None
+    if 'test' not in rows and 'val' in rows:
+        rows['test'] = rows.pop('val')
+    for split in ('train', 'test'):
+        if split not in rows:
+            raise DatasetError(f'{file} has no row whose split is {split}.')
+    sets = {}
+    for split, pairs in rows.items():
+        names = sorted({label for _, label in pairs})
+        label_of = {name: number for number, name in enumerate(names)}
+        sets[split] = ImageSet([path for path, _ in pairs], np.array([label_of[label] for _, label in pairs]), names,
+                               name='FOLDER')
+    return sets
+
+
+def _tables(folder: str) -> List[str]:
+    """The ``.csv`` files of a folder that have the columns of a dataset."""
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith('.csv') and not name.startswith('.'))
+    files = [os.path.join(folder, name) for name in names]
+    return [file for file in files if os.path.isfile(file) and set(_COLUMNS) <= set(_header(file))]
+
+
+def _refuse_seen_classes(sets: Dict[str, ImageSet], source: str) -> None:
+    """No class of training may be tested."""
+    for split in ('test', 'val'):
+        if split in sets:
+            shared = sorted(set(sets['train'].class_names) & set(sets[split].class_names))
+            if shared:
+                named = ', '.join(shared[:5]) + (f' and {len(shared) - 5} more' if len(shared) > 5 else '')
+                raise DatasetError(f'{source}: train and {split} both hold the classes {named}: a test of new classes '
+                                   'needs others (or say --allow-seen-classes).')
+
+
+@register('FOLDER', takes=('allow_seen_classes',))
+def read_folder(data_path: str, allow_seen_classes: bool = False) -> Tuple[ImageSet, ImageSet]:
+    """Read a folder or a table of images; any number of classes and images.
+
+    Parameters
+    ----------
+    data_path : str
+        The folder, or the ``.csv`` file.
+    allow_seen_classes : bool
+        Whether classes of the training set may be in the test set, too.
 
     Raises
     ------
     DatasetError
-        See `read_folders` and `split_halves`.
+        If a folder, a table or a picture is missing or cannot be read, or a class is in both sets.
     """
-    return split_halves(read_folders(data_path, 'miniCUB'))
+    if data_path.lower().endswith('.csv') and not os.path.isdir(data_path):
+        sets: Optional[Dict[str, ImageSet]] = _read_csv(data_path)
+    else:
+        list_folders(data_path)     # or an error
+        tables = _tables(data_path)
+        if len(tables) > 1:
+            raise DatasetError(f'{data_path} holds {len(tables)} tables ({", ".join(map(os.path.basename, tables))}): '
+                               'name one with --data-path.')
+        sets = _read_csv(tables[0]) if tables else _own_split(data_path)
+    if sets is None:
+        return split_halves(read_folders(data_path, 'FOLDER'))
+    if not allow_seen_classes:
+        _refuse_seen_classes(sets, data_path)
+    sets['train'].val = sets.get('val')
+    return sets['train'], sets['test']
+
+
+register('miniCUB', takes=('allow_seen_classes',))(read_folder)

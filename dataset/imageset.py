@@ -28,6 +28,8 @@ class ImageSet:
         The dataset's name, for messages and logs.
     mirror : bool
         Whether training may mirror these images (a mirrored b is a d).
+    val : ImageSet, optional
+        Of a training set: the validation set that the dataset itself brings.
 
     Raises
     ------
@@ -41,6 +43,7 @@ class ImageSet:
     boxes: Optional[np.ndarray] = None
     name: str = ''
     mirror: bool = True
+    val: Optional[ImageSet] = None
 
     def __post_init__(self) -> None:
         self.paths = list(self.paths)

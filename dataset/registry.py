@@ -10,21 +10,23 @@ from dataset.imageset import ImageSet
 class _Entry(NamedTuple):
     reader: Callable[..., Tuple[ImageSet, ImageSet]]
     generated: bool
+    takes: Tuple[str, ...]
 
 
 _READERS: Dict[str, _Entry] = {}
 
 
-def register(name: str, generated: bool = False) -> Callable:
+def register(name: str, generated: bool = False, takes: Tuple[str, ...] = ()) -> Callable:
     """Decorator that enters a reader under `name`.
 
     A reader takes the data folder and returns (train, test). A reader that is `generated` makes its images itself:
-    it is called as ``reader(data_path or None, size=..., seed=...)``.
+    it is called as ``reader(data_path or None, size=..., seed=...)``. `takes` names further arguments of `get_dataset`
+    that it wants.
     """
     def enter(reader: Callable) -> Callable:
         if name in _READERS:
             raise ValueError(f'dataset {name} is registered twice')
-        _READERS[name] = _Entry(reader, generated)
+        _READERS[name] = _Entry(reader, generated, takes)
         return reader
     return enter
 
@@ -35,7 +37,7 @@ def dataset_names() -> List[str]:
 
 
 def get_dataset(name: str, data_path: Optional[str], image_size: int = 224, resize: int = 256,
-                seed: int = 0) -> Tuple[ImageSet, ImageSet]:
+                seed: int = 0, allow_seen_classes: bool = False) -> Tuple[ImageSet, ImageSet]:
     """Read a dataset: its training and its test images, which share no class.
 
     Parameters
@@ -50,6 +52,8 @@ def get_dataset(name: str, data_path: Optional[str], image_size: int = 224, resi
         preprocessing as a whole.
     seed : int
         Of a generated set.
+    allow_seen_classes : bool
+        Of your own images: whether a class may be in both sets.
 
     Returns
     -------
@@ -67,4 +71,5 @@ def get_dataset(name: str, data_path: Optional[str], image_size: int = 224, resi
         return entry.reader(data_path, size=resize, seed=seed)
     if not data_path:
         raise UsageError(f'--dataset {name} needs --data-path, the folder that holds it.')
-    return entry.reader(data_path)
+    options = {'allow_seen_classes': allow_seen_classes}
+    return entry.reader(data_path, **{name: options[name] for name in entry.takes})

@@ -10,6 +10,7 @@ import sys
 from typing import List, Optional
 
 from common.command import CommandParser, run_command
+from common.files import expand_path
 from models.convert import convert
 from models.loading import load_parameters, load_pretrained, save_parameters
 from models.store import find
@@ -22,9 +23,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser = CommandParser('python -m models.weights', description='Turn weights from elsewhere into a file of ours.')
     command = parser.add_subparsers(dest='command', required=True, parser_class=CommandParser).add_parser(
         'convert', help='turn weights from elsewhere into a file for --pretrained')
-    command.add_argument('file', metavar='FILE', help='.pth, .safetensors or .params (prefix-0000.params of a symbol)')
+    command.add_argument('file', type=expand_path, metavar='FILE',
+                         help='.pth, .safetensors or .params (prefix-0000.params of a symbol)')
     command.add_argument('--model', required=True, help='inception-bn, resnet50_v2, resnet50_v1, resnet50_v1b, ...')
-    command.add_argument('-o', '--output', required=True, metavar='OUT.params')
+    command.add_argument('-o', '--output', type=expand_path, required=True, metavar='OUT.params')
     arguments = parser.parse_args(argv)
 
     def action() -> None:

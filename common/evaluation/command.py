@@ -18,7 +18,7 @@ from common.evaluation.embeddings_file import ARRAYS, load_embeddings
 from common.evaluation.metrics import DEFAULT_KS, SOP_KS, evaluate
 from common.evaluation.pictures import embedding_map, retrieval_picture
 from common.evaluation.retrieval import EvaluationError, check_embeddings, check_inputs
-from common.files import atomic_write, write_npz
+from common.files import atomic_write, expand_path, write_npz
 from common.stats import metric_name
 from common.training import load_data
 
@@ -51,23 +51,25 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                'With --model, all further flags are those of the script, as in training: --dataset, --data-path, ...\n'
                'Those that the network was trained with stand in X-best.json and need not be given.')
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument('--embeddings', metavar='FILE',
+    source.add_argument('--embeddings', type=expand_path, metavar='FILE',
                         help='.npz with arrays embeddings (N, E) and labels (N), and optionally gallery_embeddings and '
                              'gallery_labels, the images that are searched; .csv with a column label and one a '
                              'dimension; or .npy with embeddings, beside --labels')
-    source.add_argument('--model', dest='models', nargs='+', metavar='FILE',
+    source.add_argument('--model', dest='models', type=expand_path, nargs='+', metavar='FILE',
                         help="saved network, .params; of an ensemble its members', in order: embed the test set")
-    parser.add_argument('--labels', metavar='FILE', help='labels of an .npy of embeddings: .npy, or text, one a line')
+    parser.add_argument('--labels', type=expand_path, metavar='FILE',
+                        help='labels of an .npy of embeddings: .npy, or text, one a line')
     parser.add_argument('--normalize', action='store_true', help='scale all embeddings to unit length first')
-    parser.add_argument('--images', metavar='DIR',
+    parser.add_argument('--images', type=expand_path, metavar='DIR',
                         help='with --model: embed all pictures of this folder instead of a test set; folders in it '
                              'are classes')
     parser.add_argument('--script', metavar='NAME',
                         help='script that the model is from, for example train_margin (default: what training noted)')
     parser.add_argument('--backbone', metavar='NAME', help="the script's own --model (default: what training noted)")
-    parser.add_argument('--output', metavar='PREFIX', help='with --model: write PREFIX.npz, PREFIX-neighbours.png and '
+    parser.add_argument('--output', type=expand_path, metavar='PREFIX',
+                        help='with --model: write PREFIX.npz, PREFIX-neighbours.png and '
                         "PREFIX-map.png; default: the model's name without .params")
-    parser.add_argument('--json', metavar='FILE', help='also write the metrics as JSON')
+    parser.add_argument('--json', type=expand_path, metavar='FILE', help='also write the metrics as JSON')
     parser.add_argument('--ks', type=_ks, metavar='K,K,...',
                         help='k of recall@k; default: 1,2,4,8,16,32, and 1,10,100,1000 for --dataset SOP')
     parser.add_argument('--no-nmi', action='store_true', help='leave out k-means and NMI')

@@ -17,6 +17,7 @@ from common.args import main, positive_int
 from common.command import CommandParser
 from common.devices import get_contexts
 from common.evaluation import evaluate
+from common.files import expand_path
 from common.runlog import RunLog, git_revision, versions
 from common.stats import describe_metrics
 from dataset import dataset_names, get_dataset
@@ -28,12 +29,14 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = CommandParser(prog='common.pixels', description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--dataset', choices=dataset_names(), required=True, help='whose test images')
-    parser.add_argument('--data-path', metavar='DIR', help='folder of the dataset; GLYPHS needs none')
+    parser.add_argument('--data-path', type=expand_path, metavar='DIR', help='folder of the dataset; GLYPHS needs none')
+    parser.add_argument('--allow-seen-classes', action='store_true',
+                        help='test on classes of your training folder, too')
     parser.add_argument('--image-size', type=positive_int, default=32, metavar='PIXELS',
                         help='side of the crop from the centre (default: %(default)s)')
     parser.add_argument('--resize', type=positive_int, metavar='PIXELS',
                         help='side to which images are resized before the crop (default: 8/7 of --image-size)')
-    parser.add_argument('--logfile', metavar='FILE', help='append the result to this run log')
+    parser.add_argument('--logfile', type=expand_path, metavar='FILE', help='append the result to this run log')
     opt = parser.parse_args(argv)
     opt.resize = opt.resize or round(opt.image_size * 8 / 7)
     if opt.resize < opt.image_size:
@@ -51,7 +54,8 @@ def score_pixels(opt: argparse.Namespace) -> Dict[str, float]:
     DatasetError, EvaluationError, TrainingError, OSError
         If the dataset is not right, or the log cannot be written.
     """
-    _, test = get_dataset(opt.dataset, opt.data_path, image_size=opt.image_size, resize=opt.resize)
+    _, test = get_dataset(opt.dataset, opt.data_path, image_size=opt.image_size, resize=opt.resize,
+                          allow_seen_classes=opt.allow_seen_classes)
     with Loader(test, None, train=False, batch_size=100, image_size=opt.image_size, resize=opt.resize) as loader:
         batches = [(batch.images, batch.labels) for batch in loader]
     pixels = np.concatenate([images.reshape(len(images), -1) for images, _ in batches]).astype(np.float32) / 255

@@ -26,12 +26,14 @@ from common.seeds import seed_everything
 from common.training import Data, Ensemble, load_data
 from common.training.learner import Learner
 from dataset import ImageSet
+from dataset.folder import pictures_in
 from dataset.loader import Loader
 from models.ensemble import concatenate_members
 from models.loading import load_parameters
 
 #: Flags that may differ from those of training: they say which images are embedded, where, and how fast.
-MAY_CHANGE = {'dataset', 'data_path', 'use_crops', 'num_workers', 'cache', 'skip_bad_images', 'val_split', 'batch_size',
+MAY_CHANGE = {'allow_seen_classes',
+              'dataset', 'data_path', 'use_crops', 'num_workers', 'cache', 'skip_bad_images', 'val_split', 'batch_size',
               'no_nmi', 'gpus', 'seed', 'kvstore', 'disable_hybridize', 'results_dir', 'logfile', 'log_postfix',
               'save_model_prefix', 'load_checkpoint'}
 
@@ -139,10 +141,9 @@ def images_in(folder: str) -> Tuple[ImageSet, bool]:
     EvaluationError
         If there is none.
     """
-    paths = sorted(os.path.join(place, name) for place, folders, names in os.walk(folder) for name in names
-                   if not name.startswith('.') and not os.path.relpath(place, folder).startswith('..'))
+    paths = pictures_in(folder)
     if not paths:
-        raise EvaluationError(f'--images {folder}: there are no files in it')
+        raise EvaluationError(f'--images {folder}: there are no pictures in it')
     classes = [os.path.relpath(path, folder).split(os.sep)[0] for path in paths]
     labelled = all(os.path.dirname(path) != os.path.normpath(folder) for path in map(os.path.normpath, paths))
     names, labels = np.unique(classes if labelled else [''] * len(paths), return_inverse=True)

@@ -18,7 +18,7 @@ from dataset.samplers import BalancedBatches, ShuffledBatches
 
 @dataclasses.dataclass
 class Data:
-    """The image sets of a run; `val` holds the classes of --val-split, or is None."""
+    """The image sets of a run; `val` holds the classes of --val-split or the dataset's own, or is None."""
     train: ImageSet
     test: ImageSet
     val: Optional[ImageSet] = None
@@ -84,12 +84,13 @@ def load_data(opt: argparse.Namespace) -> Data:
     UsageError
         If flags ask for what the dataset does not have.
     """
-    train, test = get_dataset(opt.dataset, opt.data_path, image_size=opt.image_size, resize=opt.resize)
+    train, test = get_dataset(opt.dataset, opt.data_path, image_size=opt.image_size, resize=opt.resize,
+                              allow_seen_classes=opt.allow_seen_classes)
     if opt.use_crops and (train.boxes is None or test.boxes is None):
         raise UsageError(f'--use-crops: {opt.dataset} has no bounding boxes')
     if opt.mirror is not None:
         train.mirror = opt.mirror
-    val = None
+    val = train.val
     if opt.val_split:
         train, val = split_classes(train, opt.val_split, opt.seed)
     return Data(train, test, val)

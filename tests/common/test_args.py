@@ -102,3 +102,14 @@ def test_bad_data_and_bad_usage_end_the_process_with_one_line(flags, status, tmp
     assert done.returncode == status
     assert done.stderr.count('\n') == 1 and 'Traceback' not in done.stderr
     assert flags[2] in done.stderr or flags[3] in done.stderr
+
+
+def test_every_flag_that_names_a_file_is_expanded(monkeypatch):
+    import train_margin
+    monkeypatch.setenv('HOME', '/home/me')
+    monkeypatch.setenv('WHERE', 'x')
+    flags = ['--data-path', '--cache', '--results-dir', '--logfile', '--save-model-prefix', '--pretrained',
+             '--load-checkpoint']
+    opt = train_margin.parse_args([f'{flag}=~/$WHERE{flag}' for flag in flags])
+    for flag in flags:
+        assert getattr(opt, flag[2:].replace('-', '_')) == f'/home/me/x{flag}'

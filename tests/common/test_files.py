@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from common.files import hash_file, atomic_write, lock
+from common.files import atomic_write, expand_path, hash_file, lock
 
 
 def test_an_error_leaves_the_old_file_and_no_temporary(tmp_path):
@@ -96,3 +96,10 @@ def test_hash_of_a_file(tmp_path):
     (tmp_path / 'x').write_bytes(b'x' * (3 << 20))
     assert hash_file(str(tmp_path / 'x')) == hashlib.sha256(b'x' * (3 << 20)).hexdigest()
     assert hash_file(str(tmp_path / 'x'), 'md5') == hashlib.md5(b'x' * (3 << 20)).hexdigest()
+
+
+def test_paths_are_expanded_as_a_shell_does(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+    monkeypatch.setenv('WHERE', 'data')
+    assert expand_path('~/$WHERE/${WHERE}x') == '/home/me/data/datax'
+    assert expand_path('plain/~') == 'plain/~'

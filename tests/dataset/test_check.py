@@ -120,3 +120,10 @@ def test_names_that_are_no_text(folder):
     assert done.returncode == 1 and done.stderr == ''
     pair = '    %s/b/\\udcff\\n.png = %s/d/0.png' % (folder, folder)
     assert done.stdout.splitlines()[3:5] == ['1 in training and test', pair]
+
+
+def test_passed_over_files_are_counted_by_kind(folder):
+    for name in ('a/x.txt', 'b/y.txt', 'notes'):
+        (folder / name).write_bytes(b'text')
+    well, lines = report(folder)
+    assert well and lines[2] == 'passed over: 2 .txt, 1 without a suffix'

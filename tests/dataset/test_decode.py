@@ -291,3 +291,13 @@ def test_a_library_that_lets_truncated_pictures_pass_changes_nothing(tmp_path, m
     path.write_bytes(encoded(np.zeros((32, 32, 3), np.uint8), 'BMP')[:-500])
     with pytest.raises(ImageError):
         read_image(str(path))
+
+
+def test_floats_from_0_to_1_are_scaled(tmp_path):
+    for pixels, expected in (([[0, 0.5, 1]], [0, 128, 255]), ([[0, 100.4, 255]], [0, 100, 255])):
+        Image.fromarray(np.array(pixels, np.float32)).save(tmp_path / 'x.tif')
+        assert read_image(str(tmp_path / 'x.tif'))[0, :, 0].tolist() == expected
+    for pixels in ([[-1, 0.5, 1]], [[0, 300, 1]], [[0, np.nan, 1]]):
+        Image.fromarray(np.array(pixels, np.float32)).save(tmp_path / 'x.tif')
+        with pytest.raises(DatasetError, match='floating-point'):
+            read_image(str(tmp_path / 'x.tif'))

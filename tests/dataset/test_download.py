@@ -689,3 +689,22 @@ def stall(request, how):
     request.wfile.write(DATA[begin:begin + 100000])
     request.wfile.flush()
     time.sleep(20)
+
+
+def test_a_mirror_of_cars_with_other_numbers(small_cars, tmp_path):
+    from scipy.io import savemat
+    images, _, source = small_cars
+    stream = io.BytesIO()
+    savemat(stream, {'class_names': np.array(list('zaxb'), dtype=object)})
+    pictures = list(images.values())
+    files = {f'car_data/{split}/{name}/{place:05d}.jpg': pictures[2 * number + place]
+             for number, name in enumerate('abxz') for place, split in enumerate(('train', 'test'))}
+    mine = tmp_path / 'mine.zip'
+    mine.write_bytes(make_zip(dict(files, **{'car_data/cars_meta.mat': stream.getvalue()})))
+    assert get('CARS196', tmp_path / 'cars', source, archives=[str(mine)])[0] == (4, 4)
+
+
+def test_a_repacked_archive_where_the_counts_may_tell(tmp_path):
+    path = tmp_path / 'mine.zip'
+    path.write_bytes(b'x')
+    assert download._verify_archive(download.SOURCES['SOP'], str(path)) is False

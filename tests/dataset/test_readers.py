@@ -336,8 +336,6 @@ def test_cars_from_the_devkit(tmp_path, nested, where):
     train, test = get_dataset('CARS196', str(tmp_path))
     assert (train.class_names, test.class_names) == (CAR_NAMES[:2], CAR_NAMES[2:])
     assert train.labels.tolist() == [0, 1, 1, 0] and test.labels.tolist() == [0, 1, 2, 2, 1, 0]
-    assert [path.split('cars_')[1][:5].rstrip(os.sep) for path in train.paths] == ['train', 'train', 'test', 'test'] \
-        or nested
     assert train.boxes[:, 0].tolist() == [2, 3, 4, 5] and train.boxes[0].tolist() == [2, 2, 30, 40]
     os.remove(str(tmp_path / where / 'cars_test_annos_withlabels.mat'))
     refused('CARS196', tmp_path, 'cars_test_annos_withlabels.mat')
@@ -428,6 +426,15 @@ def test_sop_looks_at_folders_not_at_files(tmp_path, monkeypatch):
     assert not [path for path in calls if path.endswith('.JPG')]
 
 
+def test_sop_in_lower_case(tmp_path):
+    sop_tree(tmp_path)
+    for place, folders, names in os.walk(str(tmp_path), topdown=False):
+        for name in names + folders:
+            os.rename(os.path.join(place, name), os.path.join(place, name.lower()))
+    train, test = get_dataset('SOP', str(tmp_path))
+    assert (len(train), len(test)) == (4, 6) and all(os.path.isfile(path) for path in train.paths)
+
+
 # miniCUB
 
 def test_minicub(tmp_path):
@@ -471,6 +478,75 @@ def test_minicub_refuses(tmp_path):
     (tmp_path / 'b').mkdir()
     refused('miniCUB', tmp_path, os.path.join(str(tmp_path), 'b'), 'no image')
     refused('miniCUB', tmp_path / 'a' / 'x.jpg', 'x.jpg')
+
+
+# FOLDER
+
+def own_split(root, **classes):
+    for split, names in classes.items():
+        for name in names:
+            touch(root, split, name, '1.jpg')
+    return root
+
+
+@pytest.mark.parametrize('name', ['FOLDER', 'miniCUB'])
+def test_own_split(tmp_path, name):
+    own_split(tmp_path, train='abc', test='ef', val='gh')
+    train, test = get_dataset(name, str(tmp_path))
+    assert (train.class_names, test.class_names, train.val.class_names) == (list('abc'), list('ef'), list('gh'))
+    shutil.rmtree(str(tmp_path / 'val'))
+    assert get_dataset(name, str(tmp_path))[0].val is None
+    shutil.rmtree(str(tmp_path / 'test'))
+    train, test = get_dataset(name, str(own_split(tmp_path, other='x')))
+    assert (train.class_names, test.class_names) == (['other'], ['train'])
+
+
+@pytest.mark.parametrize('split', ['test', 'val'])
+def test_classes_of_training_are_not_tested_unless_asked(tmp_path, split):
+    own_split(tmp_path, **{'train': 'abc', 'test': 'xy', split: 'bcz'})
+    refused('FOLDER', tmp_path, 'b, c', split, '--allow-seen-classes')
+    train, test = get_dataset('FOLDER', str(tmp_path), allow_seen_classes=True)
+    assert (test if split == 'test' else train.val).class_names == ['b', 'c', 'z']
+
+
+def test_validation_without_a_test_set_is_refused(tmp_path):
+    refused('FOLDER', own_split(tmp_path, train='ab', val='cd'), 'no test')
+
+
+def test_table(tmp_path):
+    for name in ('1.jpg', '2.jpg', '3.jpg', '4.jpg'):
+        touch(tmp_path, 'pictures', name)
+    lines = ['Label,path,split,note', 'b,pictures/1.jpg,train,x', '"a, b",pictures/2.jpg,train,',
+             'c,pictures/3.jpg,test,',
+             'd,pictures/4.jpg,val,']
+    write(tmp_path, 'list.csv', lines)
+    write(tmp_path, 'other.csv', ['x,y', '1,2'])
+    for path in (tmp_path, tmp_path / 'list.csv'):
+        train, test = get_dataset('FOLDER', str(path))
+        assert (train.class_names, train.labels.tolist()) == (['a, b', 'b'], [1, 0])
+        assert (test.class_names, train.val.class_names) == (['c'], ['d'])
+    write(tmp_path, 'list.csv', lines[:3] + lines[4:])
+    train, test = get_dataset('FOLDER', str(tmp_path))
+    assert (test.class_names, train.val) == (['d'], None)
+    for changes, words in (([], ['no row']), (['c,pictures/9.jpg,test,'], ['line 4', '9.jpg', 'not exist']),
+                           (['c,pictures/1.jpg,test,'], ['line 4', 'line 2']), (['c,pictures/3.jpg,exam,'], ['exam']),
+                           (['c'], ['line 4', 'each column']), (['b,pictures/3.jpg,test,'], ['classes b'])):
+        write(tmp_path, 'list.csv', lines[:3] + changes)
+        refused('FOLDER', tmp_path, 'list.csv' if 'classes b' not in words else 'b', *words)
+    write(tmp_path, 'list.csv', ['path,label', 'x,y'])
+    refused('FOLDER', tmp_path / 'list.csv', 'no column split')
+
+
+def test_pictures_of_any_suffix_and_depth(tmp_path):
+    for name in ('1.gif', '2.JFIF', '3.jpe', 'deep/er/4.jpg'):
+        touch(tmp_path, 'a', name)
+    for name, start in (('5', b'\xff\xd8\xff\xe0'), ('6.img', b'RIFF\0\0\0\0WEBP'), ('notes', b'text'), ('7.txt', b'')):
+        (tmp_path / 'a' / name).write_bytes(start)
+    touch(tmp_path, 'b', 'x.jpg')
+    os.symlink(str(tmp_path / 'a'), str(tmp_path / 'a' / 'deep' / 'round'))
+    train, _ = get_dataset('FOLDER', str(tmp_path))
+    assert [os.path.relpath(path, str(tmp_path / 'a')) for path in train.paths] == [
+        '1.gif', '2.JFIF', '3.jpe', '5', '6.img', 'deep/er/4.jpg']
 
 
 # Garbage in every text list: data or a DatasetError, nothing else.

@@ -174,7 +174,7 @@ def published() -> None:
         def hexdigest(self) -> str:
             return '97eceeb196236b17998738112f37df78'
 
-    hashlib.md5 = MD5
+    hashlib.new = lambda name: MD5()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

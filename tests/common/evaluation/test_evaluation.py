@@ -531,7 +531,7 @@ def test_any_folder_of_pictures_is_embedded_in_the_order_of_its_paths(trained, t
     record, = scored('--model', model, '--images', str(folder / 'tree'), '--output', str(tmp_path / 'p'))
     assert record['images'] == 64 and record['classes'] == 8        # all classes, not half of them
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(EvaluationError, match='--images .*empty: there are no files'):
+    with pytest.raises(EvaluationError, match='--images .*empty: there are no pictures'):
         scored('--model', model, '--images', str(tmp_path / 'empty'))
 
 
