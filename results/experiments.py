@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import yaml
 
 from common.errors import UsageError
-from common.files import atomic_write
+from common.files import atomic_write, expand_path
 from results.algorithms import algorithm, algorithms, script_word
 from results.readlog import LogError, read_log
 from results.records import Experiment, Run
@@ -149,7 +149,7 @@ def _flags(value: Any) -> Dict[str, Optional[str]]:
         text = None if one is True else ','.join(str(word) for word in words)
         if text is not None and (len(text) > 500 or '\0' in text):
             raise ExperimentsError(f'the value of {name} cannot be passed to a program')
-        found[name] = text
+        found[name] = text if text is None else expand_path(text)
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Dict, List, Optional
 from matplotlib.figure import Figure
 
 from common.command import CommandParser, run_command
-from common.files import atomic_write
+from common.files import atomic_write, expand_path
 from results.aggregate import Board, boards
 from results.figures.bars import draw_bars
 from results.figures.curves import draw_curves
@@ -78,9 +78,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     """The command; gives its exit status."""
     parser = CommandParser(prog='python -m results.plots', description=__doc__,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('logs', nargs='*', default=['results/logs'], help='logs, or folders of them (results/logs)')
+    parser.add_argument('logs', nargs='*', type=expand_path, default=['results/logs'],
+                        help='logs, or folders of them (results/logs)')
     parser.add_argument('--paper', action='store_true', help='draw the published figures instead')
-    parser.add_argument('--out', default='results/plots', metavar='DIR', help='where the pictures go (results/plots)')
+    parser.add_argument('--out', type=expand_path, default='results/plots', metavar='DIR',
+                        help='where the pictures go (results/plots)')
     parser.add_argument('--selection', choices=SELECTIONS, default='best-on-test',
                         help='which epoch counts in bars and sizes (best-on-test, as in the paper)')
     parser.add_argument('--target-recall', type=float, metavar='PERCENT',

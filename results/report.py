@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.command import CommandParser, run_command
-from common.files import atomic_write
+from common.files import atomic_write, expand_path
 from results.aggregate import Board, Group, boards
 from results.algorithms import algorithm
 from results.figures.style import MODEL_NAMES, SELECTION_NAMES, render, styled
@@ -182,11 +182,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     """The command; gives its exit status."""
     parser = CommandParser(prog='python -m results.report', description=__doc__,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('logs', nargs='*', help='logs, or folders of them (RESULTS_DIR/logs)')
-    parser.add_argument('--out', metavar='FILE', help='the page (RESULTS_DIR/report.html)')
-    parser.add_argument('--results-dir', default='results', metavar='DIR',
+    parser.add_argument('logs', nargs='*', type=expand_path, help='logs, or folders of them (RESULTS_DIR/logs)')
+    parser.add_argument('--out', type=expand_path, metavar='FILE', help='the page (RESULTS_DIR/report.html)')
+    parser.add_argument('--results-dir', type=expand_path, default='results', metavar='DIR',
                         help='folder of logs/ and pictures/ (results)')
-    parser.add_argument('--pictures', metavar='DIR', help='retrieval pictures to show (RESULTS_DIR/pictures)')
+    parser.add_argument('--pictures', type=expand_path, metavar='DIR',
+                        help='retrieval pictures to show (RESULTS_DIR/pictures)')
     parser.add_argument('--readme', default='README.md', metavar='FILE',
                         help='where the tables go, besides docs/*.md beside it (README.md)')
     action = parser.add_mutually_exclusive_group()

@@ -39,6 +39,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 from tqdm import tqdm
 
 from common.command import CommandParser, run_command
+from common.files import expand_path
 from results.experiments import (
     EXPERIMENTS_FILE,
     ExperimentsError,
@@ -355,14 +356,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument('--list', action='store_true', help='list the experiments')
     made.add_argument('--runs', type=_positive, metavar='N', help='seeds of each (what the file says)')
     made.add_argument('--only', metavar='A,B', help='only these algorithms, by the names in the file or of the scripts')
-    made.add_argument('--data-path', metavar='DIR', help='folder of the dataset; not needed for GLYPHS')
-    made.add_argument('--results-dir', default='results', metavar='DIR', help='folder of logs/ and models/ (results)')
+    made.add_argument('--data-path', type=expand_path, metavar='DIR',
+                      help='folder of the dataset; not needed for GLYPHS')
+    made.add_argument('--results-dir', type=expand_path, default='results', metavar='DIR',
+                      help='folder of logs/ and models/ (results)')
     made.add_argument('--dry-run', action='store_true', help='print the commands and run nothing')
     made.add_argument('--jobs', type=_positive, metavar='N', help='runs at a time (1, or one for each of --gpus)')
     made.add_argument('--gpus', metavar='0,1', help='hand these GPUs out, one to a run')
     made.add_argument('--backend', choices=['local', 'dask', 'ray'], default='local', help='where to run (local)')
     made.add_argument('--address', help='of the cluster: tcp://HOST:8786 for dask; auto for ray')
-    made.add_argument('--file', default=EXPERIMENTS_FILE, help='the file of experiments (results/experiments.yaml)')
+    made.add_argument('--file', type=expand_path, default=EXPERIMENTS_FILE,
+                      help='the file of experiments (results/experiments.yaml)')
     return made
 
 

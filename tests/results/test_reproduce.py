@@ -471,3 +471,14 @@ def test_ray_runs_all_each_once(place, monkeypatch):
                          capture_output=True, text=True, timeout=300)
     assert run.returncode == 0 and '6 runs done, 0 failed' in run.stdout, run.stdout + run.stderr
     assert _epochs() == ALL
+
+
+def test_home_and_variables_are_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('WEIGHTS', 'w')
+    (tmp_path / 'e.yaml').write_text('experiments: {mine: {flags: {dataset: GLYPHS, pretrained: ~/$WEIGHTS/x.params}, '
+                                     'algorithms: {margin: {}}}}')
+    spec = experiments.load_experiments(str(tmp_path / 'e.yaml'))['mine']
+    assert spec.flags['pretrained'] == str(tmp_path / 'w' / 'x.params')
+    opt = reproduce.parser().parse_args(['mine', '--data-path', '~/d', '--results-dir', '$WEIGHTS/r', '--file', '~/e'])
+    assert (opt.data_path, opt.results_dir, opt.file) == (str(tmp_path / 'd'), 'w/r', str(tmp_path / 'e'))
