@@ -36,6 +36,7 @@ def parse_args(argv=None):
     group.add_argument('--pam-rounds', type=non_negative_int, default=5, metavar='N',
                        help='at most so many rounds of swapping medoids after the greedy search')
     parser.add_decrease_cnn_lr()
+    parser.differs('--batch-k', '5')
     return parser.parse_args(argv)
 
 

@@ -50,6 +50,7 @@ def parse_args(argv=None):
                        help='squared distances are divided by this')
     group.add_argument('--label-smooth', type=fraction, default=0.0, metavar='EPSILON',
                        help='label smoothing; for nca and xentropy')
+    parser.differs('--epsilon', '0.01')
     opt = parser.parse_args(argv)
     if opt.meta_classes < 2:
         parser.error('--meta-classes 1 leaves nothing to tell apart')

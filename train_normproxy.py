@@ -50,6 +50,8 @@ def parse_args(argv=None):
                        help='evaluate binary embeddings, thresholded at zero')
     group.add_argument('--similarity', default='cosine', choices=['cosine', 'euclidean'],
                        help='what neighbours are ranked by; only with --binarize does it matter')
+    parser.differs('--lr', '1e-4')
+    parser.differs('--wd', '1e-5')
     opt = parser.parse_args(argv)
     if opt.no_dropout:
         opt.dropout = 0.0

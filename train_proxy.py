@@ -58,6 +58,7 @@ def parse_args(argv=None):
                                     'one pass an epoch')
     group.add_argument('--batch-k', type=positive_int, default=5, metavar='K',
                        help='images of each class in a batch, where --batches-per-epoch is above 0')
+    parser.differs('--loss', 'triplet')
     opt = parser.parse_args(argv)
     for name, rate in RATES.items():
         if getattr(opt, f'lr_{name}') is None:

@@ -186,6 +186,11 @@ class TrainingParser(CommandParser):
 
         self.algorithm = self.add_argument_group(algorithm)
 
+    def differs(self, flag: str, published: str) -> None:
+        """Says in --help that the published script has another default; docs/published.md lists all of these."""
+        action = self._option_string_actions[flag]
+        action.help += f'; the published log has this value, the published script {published}'
+
     def add_normalize(self, help: str = 'scale embeddings to length 1') -> None:
         """Adds --normalize, off as published."""
         self.algorithm.add_argument('--normalize', action='store_true', help=help)
