@@ -11,8 +11,8 @@ import re
 class UserError(Exception):
     """One sentence for the user; the command ends with `exit_status`.
 
-    Whatever stands in a file name (line breaks, bytes that are no UTF-8) must not break the line or the terminal's
-    encoding: such characters are written as escapes.
+    File names may hold line breaks, or bytes that are not UTF-8. Such characters are written as escapes, so that the
+    message stays one line.
     """
 
     exit_status = 1     # bad data
@@ -33,6 +33,6 @@ class TrainingError(UserError):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Is this how Python or MXNet, on whatever device, say that there was no memory left?"""
+    """Does this error of Python or MXNet mean that there was no memory left?"""
     said = re.search('(?i)out of memory|failed to allocate|bad_alloc', str(error))
     return isinstance(error, MemoryError) or said is not None

@@ -14,9 +14,8 @@ Item = TypeVar('Item')
 class Interrupts:
     """Notes Ctrl-C (SIGINT) and SIGTERM while it is entered; :meth:`check` raises them where that is safe.
 
-    Python raises KeyboardInterrupt at whatever line it is, and drops it where that line belongs to a destructor; the
-    arrays of MXNet have one, so that a run would go on as if nothing had happened. A second signal is raised at once,
-    for what takes long between two checks.
+    By default, Python raises KeyboardInterrupt at the line that is running. In a destructor it is lost, and MXNet's
+    arrays have destructors: the run would go on. A second signal is raised at once, because a check may be far away.
 
     Only the main thread may handle signals. A signal that is ignored, or handled by somebody else, stays so.
     """

@@ -12,8 +12,8 @@ The images are real files in class folders, the first hundred of which train (th
 They are made once, by threads: drawing is OpenCV and NumPy, which let go of the interpreter lock, so that no worker
 process can be left behind or be started twice by a script without a main guard. Each class has a generator of its own,
 seeded by (seed, size, character): any number of threads makes the same files. They are drawn into a temporary
-folder beside their place, which is renamed when complete: whoever finds the folder finds all of it, and of two
-processes that make it at once the second to finish takes the first one's.
+folder beside their place, which is renamed when it is complete. If two processes draw at once, the second to finish
+uses what the first has made.
 """
 from __future__ import annotations
 

@@ -5,9 +5,9 @@
     python -m results.reproduce cub-inception --runs 10 --data-path DIR --gpus 0,1,2,3
     python -m results.reproduce glyphs --only margin,proxy --dry-run
 
-Every run (one algorithm, one setting, one seed) is a process of its own with a log of its own. Call the command again
-after whatever happened: finished runs are skipped, broken ones go on from their checkpoint, and a log whose settings
-are no longer those of the experiment is put aside. A run that fails does not stop the others; its last lines are shown
+Every run (one algorithm, one setting, one seed) is a process of its own with a log of its own. After an interruption,
+call the command again: finished runs are skipped, and broken ones go on from their checkpoint. If the experiment has
+other settings now, the old log is put aside. A run that fails does not stop the others; its last lines are shown
 at the end.
 
 On a cluster whose machines share the folder, with the engines of requirements-cluster.txt, one worker for each GPU:
@@ -17,7 +17,7 @@ On a cluster whose machines share the folder, with the engines of requirements-c
     python -m results.reproduce cub-inception --data-path DIR --backend dask --address tcp://HOST:8786
 
 or ``--backend ray`` (``--address auto`` for a cluster that runs). If a worker dies, the engine gives its run to another
-one; a lock that lives as long as the training process sees to it that no run is ever trained by two.
+one. A lock, held as long as the training process lives, makes sure that no two processes train the same run.
 """
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def execute(job: Job, gpu: Optional[str] = None, threads: Optional[int] = None,
         with open(ignore, 'w') as file:
             file.write('*\n')
     with open(job.note('.lock'), 'a') as lock:
-        # The training process inherits the lock: it is held until that process ends too, whoever started it. Should a
-        # worker die, whoever gets the run next waits here for what the orphan makes of it.
+        # The training process inherits the lock and holds it until it ends. If a worker dies, its training process may
+        # live on; the worker that gets the run next waits for that process here.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if finished(job):
             return Outcome(job, 'skipped')

@@ -1,8 +1,8 @@
 """Ensembles: networks that are trained one after another, and whose embeddings are concatenated (DREML).
 
 A member is trained as any network is (:func:`common.training.loop.train_network`). What differs stands here: it is
-evaluated once, at its end, together with those before it, and saved with its embeddings, so that nothing of it is
-computed again.
+evaluated once, after its last epoch, together with the members before it. It is saved with its embeddings, so that a
+resumed run need not compute them again.
 """
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ NO_FLAGS = ('script', 'algorithm_name', 'given_flags')
 
 @dataclasses.dataclass
 class Progress:
-    """How far a command is. Stands in every checkpoint, and is all that a resumed command knows of what was before.
+    """How far a command is. Every checkpoint holds it.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Progress:
     finished: Dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def start_next_run(self) -> None:
-        """From the end of one run to the start of the next."""
+        """Sets everything for the next run, which starts afresh."""
         self.run, self.member, self.epoch = self.run + 1, 0, None
         self.images_seen, self.seconds, self.chosen = 0, 0.0, {}
 
@@ -118,7 +118,7 @@ def load(path: str, opt: argparse.Namespace, data: Dict[str, Any]) -> Tuple[Prog
 
 
 def _extend(meta: Dict[str, Any], path: str, opt: argparse.Namespace) -> None:
-    """Goes back to the state before the end of the last run, which gets more epochs."""
+    """Restores the state before the last run was ended, so that it can get more epochs."""
     if len(meta['runs']) > (1 if meta['finished'] else 0) or meta['member']:
         raise UsageError(f'--epochs {opt.epochs}: {path} was made with {meta["flags"]["epochs"]}, and holds '
                          'networks that are done: only a single run of a single network can get more epochs')

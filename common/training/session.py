@@ -60,7 +60,7 @@ class Session:
             raise
 
     def _agree(self) -> None:
-        """Sees to it that all workers do the same: from where worker 0 stands, on the same data."""
+        """Makes all workers continue from worker 0's progress, and checks that they have the same flags and data."""
         flags = {name: value for name, value in resume.flags_of(self.opt).items() if name not in resume.MAY_CHANGE}
         self.cluster.require_same({'flags': flags, 'training images': len(self.data.train), 'devices': len(self.ctx),
                                    'labels of the training images': zlib.crc32(self.data.train.labels.tobytes())})

@@ -1,7 +1,7 @@
 """Classification networks of GluonCV's model zoo, by their names there, without their classifiers.
 
-GluonCV is slow to import and prints advice about what is not installed, so it is imported only when a name is asked
-for that nothing else answers to.
+GluonCV is slow to import and prints advice about what is not installed. It is imported only for names that are not
+ours.
 """
 
 from __future__ import annotations
