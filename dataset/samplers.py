@@ -70,8 +70,9 @@ class BatchSampler(Sampler):
         """Go on where the sampler that gave `state` stood. The labels and settings are the caller's to restore."""
         if not 0 <= int(state['position']) <= 624:      # NumPy does not look, and reads behind its array
             raise ValueError(f'the generator of the batches has no position {state["position"]}')
-        self._rng.set_state(('MT19937', np.asarray(state['keys'], dtype=np.uint32), int(state['position']),
-                             int(state['has_gauss']), float(state['cached_gaussian'])))
+        keys = np.asarray(state['keys']).astype(np.uint32, casting='same_kind')     # no floats, no complex numbers
+        self._rng.set_state(('MT19937', keys, int(state['position']), int(state['has_gauss']),
+                             float(state['cached_gaussian'])))
 
     def reseed(self, seed: int) -> None:
         """Draw from here on as a new sampler with this seed would."""

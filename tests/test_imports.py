@@ -16,6 +16,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ('common', 'dataset', 'models', 'results')
 LEAVES = {f'common.{leaf}' for leaf in ('command', 'errors', 'files', 'runtime', 'stats')}
 HEAVY = {'mxnet', 'gluoncv'}
+#: Imports each module while nothing of ours is loaded, as if it were the first; prints those that fail. In one process,
+#: for the libraries take seconds to load.
+IMPORT_EACH = '''
+import sys, traceback
+for name in sys.argv[2:]:
+    for loaded in [one for one in sys.modules if one.split('.')[0] in sys.argv[1].split(',')]:
+        del sys.modules[loaded]
+    try:
+        __import__(name)
+    except BaseException:
+        traceback.print_exc()
+        print(name)
+'''
 
 
 def modules():
@@ -124,6 +137,13 @@ def test_imports_inside_a_package_are_absolute():
     relative = sorted(name for name, path in MODULES.items() for node in ast.walk(ast.parse(path.read_text()))
                       if isinstance(node, ast.ImportFrom) and node.level)
     assert not relative, sorted(set(relative))
+
+
+def test_every_module_can_be_imported_alone():
+    names = [name for name in MODULES if not name.endswith('__main__')]     # which is to be run
+    done = subprocess.run([sys.executable, '-c', IMPORT_EACH, ','.join(PACKAGES), *names], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stdout.split(), done.stderr
 
 
 def test_results_can_be_imported_without_loading_mxnet():
