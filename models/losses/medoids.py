@@ -2,7 +2,8 @@
 
 It works on the matrix of distances alone, without gradients. A candidate medoid j takes over the points that are nearer
 to it than to their present medoid; all other points stay where they are. So the contingency tables of *all* candidates
-follow from the present one by counting the pairs (candidate, point taken over), and entropies from the cells that change. With |S|
+follow from the present one by counting the pairs (candidate, point taken over), and entropies from the cells that
+change. With |S|
 medoids a candidate takes over about B / |S| points: a step costs O(B^2) for the distances and little more. Memory is
 O(B^2) too.
 """
