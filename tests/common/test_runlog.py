@@ -19,6 +19,7 @@ def test_each_event_is_a_line_of_strict_json(tmp_path):
     log = RunLog(path, 'a')
     log.write('epoch', loss=float('nan'), recall=np.float32(1.5), n=np.int64(3), more={'x': [float('inf')]}, lr=1e-9)
     record, = lines(path)  # read while the log is open: flushed
+    log.close()
     assert record['loss'] is None and record['recall'] == 1.5 and record['n'] == 3 and record['more'] == {'x': [None]}
     assert record['lr'] == 1e-9 and record['event'] == 'epoch' and record['id'] == 'a' and 'time' in record
 

@@ -156,6 +156,9 @@ def compare(expected: str, got: str) -> None:
             (meta, arrays), (other, others) = checkpoint.load(a), checkpoint.load(b)
             assert timeless(meta) == timeless(other) and arrays.keys() == others.keys(), f'{b} differs'
             assert all(arrays[key].tobytes() == others[key].tobytes() for key in arrays), f'{b} differs'
+        elif name.endswith('.json'):
+            with open(a, encoding='utf-8') as left, open(b, encoding='utf-8') as right:
+                assert timeless(json.load(left)) == timeless(json.load(right)), f'{b} differs'
         else:
             assert filecmp.cmp(a, b, shallow=False), f'{b} differs'
 
