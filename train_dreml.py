@@ -10,7 +10,7 @@ that it had reached.
 """
 import numpy as np
 
-from common.args import TrainingParser, fraction, main, positive_float, positive_int
+from common.args import TrainingParser, main, positive_int
 from common.errors import UsageError
 from common.seeds import derived_seed
 from common.training import Ensemble, Experiment, param_group, run
@@ -44,18 +44,12 @@ def parse_args(argv=None):
                        help="meta-classes, and the size of a member's embedding (--embed-dim becomes L x D)")
     group.add_argument('--loss', default='nca', choices=['nca', 'triplet', 'xentropy'], help='proxy loss of a member')
     group.add_argument('--static-proxies', action='store_true', help='fixed one-hot proxies')
-    group.add_argument('--embedding-multiplier', type=positive_float, default=3.0, metavar='S',
-                       help='length to which embeddings and proxies are scaled; for nca and xentropy')
-    group.add_argument('--temperature', type=positive_float, default=1.0, metavar='T',
-                       help='squared distances are divided by this')
-    group.add_argument('--label-smooth', type=fraction, default=0.0, metavar='EPSILON',
-                       help='label smoothing; for nca and xentropy')
+    parser.add_proxy_scale()
     parser.differs('--epsilon', '0.01')
     opt = parser.parse_args(argv)
     if opt.meta_classes < 2:
         parser.error('--meta-classes 1 leaves nothing to tell apart')
-    if opt.label_smooth and opt.loss not in ('nca', 'xentropy'):
-        parser.error(f'--label-smooth: --loss {opt.loss} has no target distribution to smooth')
+    parser.check_label_smooth(opt)
     dim = opt.ensemble_size * opt.meta_classes
     if opt.embed_dim not in (dim, parser.get_default('embed_dim')):
         parser.error(f'--embed-dim {opt.embed_dim} is not the {dim} of -L networks with -D numbers each')

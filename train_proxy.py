@@ -7,7 +7,7 @@ to be sampled or mined. --loss chooses the loss that is computed from the distan
     python train_proxy.py --dataset CUB --data-path DIR
     python train_proxy.py --dataset GLYPHS --model convnet --image-size 32 --loss triplet
 """
-from common.args import TrainingParser, fraction, main, non_negative_float, positive_float, positive_int
+from common.args import TrainingParser, main, non_negative_float, positive_float, positive_int
 from common.training import Experiment, param_group, run, shuffled_or_balanced
 from models import EmbeddingNet, get_backbone
 from models.losses.proxy import ProxyLoss
@@ -44,12 +44,7 @@ def parse_args(argv=None):
     for name, what in zip(RATES, ('the head', 'the backbone, whichever it is,', 'the proxies')):
         group.add_argument(f'--lr-{name}', type=positive_float, metavar='RATE',
                            help=f'learning rate of {what} (default: --lr if given, else {RATES[name]:g})')
-    group.add_argument('--embedding-multiplier', type=positive_float, default=3.0, metavar='S',
-                       help='length to which embeddings and proxies are scaled; for nca and xentropy')
-    group.add_argument('--temperature', type=positive_float, default=1.0, metavar='T',
-                       help='squared distances are divided by this')
-    group.add_argument('--label-smooth', type=fraction, default=0.0, metavar='EPSILON',
-                       help='label smoothing; for nca and xentropy')
+    parser.add_proxy_scale()
     group.add_argument('--margin', type=non_negative_float, default=0.2, metavar='ALPHA',
                        help='margin around beta, a distance; for proxymargin')
     group.add_argument('--beta', type=positive_float, default=1.2, metavar='DISTANCE',
@@ -63,8 +58,7 @@ def parse_args(argv=None):
     for name, rate in RATES.items():
         if getattr(opt, f'lr_{name}') is None:
             setattr(opt, f'lr_{name}', opt.lr or rate)
-    if opt.label_smooth and opt.loss not in ('nca', 'xentropy'):
-        parser.error(f'--label-smooth: --loss {opt.loss} has no target distribution to smooth')
+    parser.check_label_smooth(opt)
     if not opt.batches_per_epoch:
         opt.batch_k = 0
     return opt

@@ -145,7 +145,6 @@ class TrainingParser(CommandParser):
                                   help='when the rates decay: 12,14 after the 12th and the 14th epoch, -4 after every '
                                        'fourth, 0 never')
         optimisation.add_argument('--wd', type=non_negative_float, default=wd, metavar='RATE', help='weight decay')
-
         optimisation.add_argument('--epsilon', type=non_negative_float, default=epsilon, metavar='E',
                                   help="what Adam, or an optimiser like it, adds to the root of the squared gradients' "
                                        'mean')
@@ -194,6 +193,20 @@ class TrainingParser(CommandParser):
     def add_normalize(self, help: str = 'scale embeddings to length 1') -> None:
         """Adds --normalize, off as published."""
         self.algorithm.add_argument('--normalize', action='store_true', help=help)
+
+    def add_proxy_scale(self) -> None:
+        """Adds what scales and smooths the distances of a `ProxyLoss`; see :meth:`check_label_smooth`."""
+        self.algorithm.add_argument('--embedding-multiplier', type=positive_float, default=3.0, metavar='S',
+                                    help='length to which embeddings and proxies are scaled; for nca and xentropy')
+        self.algorithm.add_argument('--temperature', type=positive_float, default=1.0, metavar='T',
+                                    help='squared distances are divided by this')
+        self.algorithm.add_argument('--label-smooth', type=fraction, default=0.0, metavar='EPSILON',
+                                    help='label smoothing; for nca and xentropy')
+
+    def check_label_smooth(self, opt: argparse.Namespace) -> None:
+        """Ends with exit status 2 where --loss has nothing to smooth."""
+        if opt.label_smooth and opt.loss not in ('nca', 'xentropy'):
+            self.error(f'--label-smooth: --loss {opt.loss} has no target distribution to smooth')
 
     def add_decrease_cnn_lr(self) -> None:
         """Adds --decrease-cnn-lr and by how much."""

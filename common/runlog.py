@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import math
 import os
@@ -132,6 +133,7 @@ def versions() -> Dict[str, str]:
     return found
 
 
+@functools.lru_cache(maxsize=None)      # two processes of git a call, and networks are saved often
 def git_revision() -> Optional[str]:
     """Revision of this code, with ``+dirty`` where files differ from it; None outside a clone."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -86,13 +86,13 @@ def open_cache(folder: str, paths: Sequence[str], resize: int, boxes: np.ndarray
     paths = [os.path.abspath(path) for path in paths]
     settings = {'format': _FORMAT, 'resize': resize, 'boxes': None if boxes is None else np.asarray(boxes).tolist()}
     key = hashlib.sha256(json.dumps([settings, paths]).encode()).hexdigest()[:16]
-    base = os.path.join(folder, f"pixels-{key}")
+    base = os.path.join(folder, f'pixels-{key}')
     try:
         os.makedirs(folder, exist_ok=True)
-        with _locked(f"{base}.lock", fcntl.LOCK_SH):
+        with _locked(f'{base}.lock', fcntl.LOCK_SH):
             cache = _open(base, paths, resize)
         if cache is None:
-            with _locked(f"{base}.lock", fcntl.LOCK_EX):
+            with _locked(f'{base}.lock', fcntl.LOCK_EX):
                 cache = _open(base, paths, resize)          # another process may have built it while this one waited
                 if cache is None:
                     _build(base, paths, resize, boxes, max(1, num_workers), skip_bad_images)
@@ -131,7 +131,7 @@ def _stat(path: str) -> list[int]:
 def _open(base: str, paths: list[str], resize: int) -> PixelCache | None:
     """The cache, or None where it is missing, damaged, or where an image has changed since."""
     try:
-        with open(f"{base}.json", 'rb') as file:
+        with open(f'{base}.json', 'rb') as file:
             checksum, body = file.read().split(b'\n', 1)
         if hashlib.sha256(body).hexdigest().encode() != checksum:
             return None

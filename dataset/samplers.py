@@ -151,8 +151,7 @@ class BalancedBatches(BatchSampler):
         self._num_classes = batch_size // batch_k
         if self._num_classes > len(self._classes):
             raise UsageError(f'--batch-size {batch_size} with --batch-k {batch_k} takes {self._num_classes} classes, '
-                             f'the training set has {len(self._classes)}: lower '
-                               '--batch-size or raise --batch-k.')
+                             f'the training set has {len(self._classes)}: lower --batch-size or raise --batch-k.')
         self._batch_k = batch_k
         self._set_length(batches_per_epoch, batch_size)
 
@@ -200,8 +199,7 @@ class PairBatches(BatchSampler):
         self._num_pairs = batch_size // 2
         if self._num_pairs > len(self._classes):
             raise UsageError(f'--batch-size {batch_size} takes pairs of {self._num_pairs} classes, the training set '
-                             f'has {len(self._classes)}: lower '
-                               '--batch-size.')
+                             f'has {len(self._classes)}: lower --batch-size.')
         self._same_image_prob = same_image_prob
         self._set_length(batches_per_epoch, batch_size)
 

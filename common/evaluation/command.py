@@ -15,9 +15,9 @@ from common.command import CommandParser
 from common.devices import describe_contexts, get_contexts
 from common.evaluation import saved_model
 from common.evaluation.embeddings_file import ARRAYS, load_embeddings
-from common.evaluation.metrics import DEFAULT_KS, SOP_KS, evaluate
+from common.evaluation.metrics import DEFAULT_KS, evaluate, recall_ks
 from common.evaluation.pictures import embedding_map, retrieval_picture
-from common.evaluation.retrieval import EvaluationError, check_embeddings, check_inputs
+from common.evaluation.retrieval import EvaluationError, check_embeddings
 from common.files import atomic_write, expand_path, write_npz
 from common.stats import metric_name
 from common.training import load_data
@@ -143,11 +143,10 @@ def run(opt: argparse.Namespace) -> List[Dict]:
 
 
 def _embed_and_score(opt: argparse.Namespace) -> List[Dict]:
-    labelled, ks = True, SOP_KS if opt.script_opt.dataset == 'SOP' and not opt.images else DEFAULT_KS
     if opt.images:
-        images, labelled = saved_model.images_in(opt.images)
+        (images, labelled), ks = saved_model.images_in(opt.images), DEFAULT_KS
     else:
-        images = load_data(opt.script_opt).test
+        images, labelled, ks = load_data(opt.script_opt).test, True, recall_ks(opt.script_opt.dataset)
     images, outputs, labels = saved_model.embed_images(opt.models, opt.module, opt.script_opt, opt.saved, images)
     first, *others = outputs.items()
     prefix = opt.output or re.sub(r'\.params$', '', opt.models[0])
@@ -187,7 +186,6 @@ def _score(opt: argparse.Namespace, name: str, arrays: Dict[str, np.ndarray], ks
         arrays = {**arrays, 'embeddings': _unit(arrays['embeddings'], 'embeddings'),
                   'gallery_embeddings': _unit(arrays.get('gallery_embeddings'), 'gallery embeddings')}
     inputs = [arrays.get(array) for array in ARRAYS]
-    check_inputs(*inputs)
     metrics = evaluate(*inputs, ks=opt.ks or ks, with_nmi=not opt.no_nmi, ctx=get_contexts(opt.gpus)[0], seed=opt.seed)
     record, table = describe_scores(name, arrays, metrics)
     print(table)

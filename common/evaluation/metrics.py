@@ -13,6 +13,11 @@ DEFAULT_KS = (1, 2, 4, 8, 16, 32)
 SOP_KS = (1, 10, 100, 1000)
 
 
+def recall_ks(dataset: str) -> Sequence[int]:
+    """The k of recall@k that are usual for a dataset, by its name."""
+    return SOP_KS if dataset == 'SOP' else DEFAULT_KS
+
+
 def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.ndarray] = None,
              gallery_labels: Optional[np.ndarray] = None, ks: Sequence[int] = DEFAULT_KS, with_nmi: bool = True,
              ctx: Optional[mx.Context] = None, seed: int = 0) -> Dict[str, float]:

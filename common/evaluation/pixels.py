@@ -27,7 +27,7 @@ from dataset.loader import Loader
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Reads the command line; ends with one line and exit status 2 on a mistake."""
     parser = CommandParser(prog='common.pixels', description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--dataset', choices=dataset_names(), required=True, help='whose test images')
     parser.add_argument('--data-path', type=expand_path, metavar='DIR', help='folder of the dataset; GLYPHS needs none')
     parser.add_argument('--allow-seen-classes', action='store_true',

@@ -73,7 +73,7 @@ class Member(SingleNetwork):
     def finish(self, learner: Learner) -> None:
         """Saves the member and its embeddings, and goes on to the next."""
         session, path = self.session, self.session.files.path(self.run, self.kind)
-        if path is not None and not session.cluster.rank:
+        if path is not None:
             session.recorder.save_network(learner.net, self.run, self.kind)
             for name, embeddings in self.finished.items():
                 content = io.BytesIO()  # on a full disk, np.save to a file does not say why it failed

@@ -14,7 +14,7 @@ import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
-from common.evaluation import DEFAULT_KS, SOP_KS, embed, evaluate
+from common.evaluation import embed, evaluate, recall_ks
 from common.training.experiment import Experiment
 from common.training.learner import Learner
 from common.training.session import Session
@@ -94,7 +94,7 @@ def evaluate_network(session: Session, learner: Learner, network: SingleNetwork,
         if epoch:
             outputs = network.combine(name, outputs)
         first, *others = [
-            (output, evaluate(x, labels, ks=SOP_KS if opt.dataset == 'SOP' else DEFAULT_KS, with_nmi=not opt.no_nmi,
+            (output, evaluate(x, labels, ks=recall_ks(opt.dataset), with_nmi=not opt.no_nmi,
                               ctx=session.ctx[0], seed=opt.seed)) for output, x in outputs.items()]
         if name != 'test':
             scores[name] = dict(first[1])
@@ -130,5 +130,4 @@ class SingleNetwork:
 
     def finish(self, learner: Learner) -> None:
         """Saves the network of the last epoch."""
-        if not self.session.cluster.rank:
-            self.session.recorder.save_network(learner.net, self.run, 'last')
+        self.session.recorder.save_network(learner.net, self.run, 'last')
