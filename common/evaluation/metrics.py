@@ -1,7 +1,7 @@
 """All metrics of an embedding at once: recall@k, MAP@R, R-precision and NMI."""
 from __future__ import annotations
 
-from typing import Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -20,7 +20,7 @@ def recall_ks(dataset: str) -> Sequence[int]:
 
 def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.ndarray] = None,
              gallery_labels: Optional[np.ndarray] = None, ks: Sequence[int] = DEFAULT_KS, with_nmi: bool = True,
-             ctx: Optional[mx.Context] = None, seed: int = 0) -> Dict[str, float]:
+             ctx: Optional[mx.Context] = None, seed: int = 0, by_class: bool = False) -> Dict[str, Any]:
     """All metrics of an embedding, in percent.
 
     Parameters
@@ -32,17 +32,19 @@ def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.nd
     with_nmi : whether to cluster the queries, by k-means into as many clusters as they have classes, for the NMI.
     ctx : device; a CPU (the default) is served by NumPy.
     seed : of the k-means.
+    by_class : whether to add what recall@1 is made of, class by class.
 
     Returns
     -------
     OrderedDict of 'recall@1', ..., 'map@r', 'r_precision' and, if `with_nmi`, 'nmi' (geometric mean), in percent.
+    If `by_class`, also 'class_images' and 'class_hits', see `retrieval_metrics`.
 
     Raises
     ------
     EvaluationError : NaN or infinite embeddings, labels of another length, an empty gallery, one image only.
     """
     embeddings, labels, *_ = check_inputs(embeddings, labels, gallery, gallery_labels)
-    metrics = retrieval_metrics(embeddings, labels, gallery, gallery_labels, ks=ks, ctx=ctx)
+    metrics = retrieval_metrics(embeddings, labels, gallery, gallery_labels, ks=ks, ctx=ctx, by_class=by_class)
     if with_nmi:
         clusters, _, _ = kmeans(embeddings, len(np.unique(labels)), ctx=ctx, seed=seed)
         metrics['nmi'] = 100.0 * nmi(labels, clusters)

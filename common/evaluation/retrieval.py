@@ -26,7 +26,7 @@ is that of one centred copy of the gallery plus the tiles.
 from __future__ import annotations
 
 import collections
-from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -452,14 +452,23 @@ def rank(query: np.ndarray, query_labels: np.ndarray, gallery: Optional[np.ndarr
 
 def retrieval_metrics(query: np.ndarray, query_labels: np.ndarray, gallery: Optional[np.ndarray] = None,
                       gallery_labels: Optional[np.ndarray] = None, ks: Sequence[int] = (1, 2, 4, 8, 16, 32),
-                      with_r: bool = True, ctx: Optional[mx.Context] = None) -> Dict[str, float]:
-    """recall@k and, if `with_r`, MAP@R and R-precision: OrderedDict name -> percent. See `rank` for the parameters."""
+                      with_r: bool = True, ctx: Optional[mx.Context] = None,
+                      by_class: bool = False) -> Dict[str, Any]:
+    """recall@k and, if `with_r`, MAP@R and R-precision: OrderedDict name -> percent. See `rank` for the parameters.
+
+    With `by_class` there are two lists more, one number a class, in the order of the labels: ``class_images``, its
+    queries, and ``class_hits``, how many of them count for recall@1.
+    """
     ks = check_ks(ks)
     ranking = rank(query, query_labels, gallery, gallery_labels, depth=max(ks), with_r=with_r, ctx=ctx)
     metrics = collections.OrderedDict((f'recall@{k}', 100.0 * float((ranking.first <= k).mean())) for k in ks)
     if with_r:
         metrics['map@r'] = 100.0 * float(ranking.average_precision.mean())
         metrics['r_precision'] = 100.0 * float(ranking.r_precision.mean())
+    if by_class:
+        classes = np.unique(query_labels, return_inverse=True)[1]
+        metrics['class_images'] = np.bincount(classes).tolist()
+        metrics['class_hits'] = np.bincount(classes, ranking.first <= 1).astype(int).tolist()
     return metrics
 
 

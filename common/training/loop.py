@@ -17,6 +17,7 @@ from tqdm import tqdm
 from common.evaluation import embed, evaluate, recall_ks
 from common.training.experiment import Experiment
 from common.training.learner import Learner
+from common.training.recorder import without_classes
 from common.training.session import Session
 from dataset.loader import Loader
 
@@ -94,15 +95,15 @@ def evaluate_network(session: Session, learner: Learner, network: SingleNetwork,
         if epoch:
             outputs = network.combine(name, outputs)
         first, *others = [
-            (output, evaluate(x, labels, ks=recall_ks(opt.dataset), with_nmi=not opt.no_nmi,
-                              ctx=session.ctx[0], seed=opt.seed)) for output, x in outputs.items()]
+            (output, evaluate(x, labels, ks=recall_ks(opt.dataset), with_nmi=not opt.no_nmi, ctx=session.ctx[0],
+                              seed=opt.seed, by_class=name == 'test')) for output, x in outputs.items()]
         if name != 'test':
             scores[name] = dict(first[1])
             continue
         scores.update(first[1])
         if others:
-            scores['outputs'] = {output: dict(metrics) for output, metrics in others}
-    session.recorder.epoch(network.run, epoch, {**record, **scores}, network.number)
+            scores['outputs'] = {output: without_classes(metrics) for output, metrics in others}
+    session.recorder.epoch(network.run, epoch, {**record, **without_classes(scores)}, network.number)
     network.keep(learner, scores, epoch)
 
 

@@ -15,6 +15,11 @@ from common.training.resume import ModelFiles, Progress, flags_of
 from models.loading import save_parameters
 
 
+def without_classes(scores: Dict[str, Any]) -> Dict[str, Any]:
+    """The totals alone: results by class would make the log long, so they stand in `run_end` only."""
+    return {name: value for name, value in scores.items() if name not in ('class_images', 'class_hits')}
+
+
 class Recorder:
     """Writes what happens to the log, says it on the console, and keeps the best network.
 
@@ -78,7 +83,7 @@ class Recorder:
             if selection in chosen and value <= chosen[selection]['value']:
                 continue
             chosen[selection] = {'epoch': epoch, 'value': value, **scores}
-            self.log.write('best', run=run, epoch=epoch, selection=selection, **scores)
+            self.log.write('best', run=run, epoch=epoch, selection=selection, **without_classes(scores))
             if net is not None and selection == (self.selections[2:] or ['best-on-test'])[0]:
                 self.save_network(net, run, 'best')
 
@@ -118,8 +123,12 @@ class Recorder:
     def end_run(self, run: int, seed: int) -> None:
         """Logs and keeps a run's result."""
         progress = self.progress
-        chosen = {name: {k: v for k, v in record.items() if k != 'value'} for name, record in progress.chosen.items()}
+        chosen = {name: {k: v for k, v in record.items() if k not in ('value', 'class_images')}
+                  for name, record in progress.chosen.items()}
         result = {'run': run, 'seed': seed, 'seconds': progress.seconds, 'images_seen': progress.images_seen, **chosen}
+        images = progress.chosen.get('last', {}).get('class_images')
+        if images:                      # the same at every epoch; checkpoints of older versions have none
+            result['class_images'] = images
         self.log.write('run_end', **result)
         progress.runs.append(result)
 

@@ -187,6 +187,22 @@ def test_metrics_are_percentages_of_the_ranks():
     assert 'nmi' not in evaluate(x, labels, with_nmi=False)
 
 
+@pytest.mark.parametrize('with_gallery', [False, True])
+def test_hits_of_recall_at_1_by_class(with_gallery):
+    x, labels = clusters()
+    labels = labels * 7 - 3                                         # any whole numbers, in any order
+    half = len(x) // 2
+    arguments = (x[:half], labels[:half], x[half:], labels[half:]) if with_gallery else (x, labels)
+    metrics = evaluate(*arguments, ks=(4,), with_nmi=False, by_class=True)
+    first = retrieval.rank(*arguments).first
+    for i, label in enumerate(sorted(set(arguments[1]))):
+        of_class = [rank for rank, own in zip(first, arguments[1]) if own == label]
+        assert metrics['class_images'][i] == len(of_class)
+        assert metrics['class_hits'][i] == sum(rank == 1 for rank in of_class)
+    assert len(metrics['class_images']) == len(metrics['class_hits']) == len(set(arguments[1]))
+    assert 100 * sum(metrics['class_hits']) / sum(metrics['class_images']) == pytest.approx(100 * np.mean(first == 1))
+
+
 def test_a_worked_example():
     """Four images on a line: A at 0, B at 1, A at 3, A at 3.5; for the A at 0: B, A, A, so P(2) = 1/2 of R = 2."""
     x, labels = np.array([[0.0], [1.0], [3.0], [3.5]]), np.array([0, 1, 0, 0])

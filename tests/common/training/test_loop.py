@@ -85,6 +85,11 @@ def test_log_of_a_run(tree, tmp_path):
         best = max(of_run, key=lambda e: e['recall@1'])
         assert end['best-on-test']['epoch'] == best['epoch'] and end['best-on-test']['recall@1'] == best['recall@1']
         assert end['last']['recall@1'] == of_run[-1]['recall@1']
+        assert end['class_images'] == [8, 8, 8, 8]
+        for selection in 'best-on-test', 'last':
+            assert len(end[selection]['class_hits']) == 4 and 'class_images' not in end[selection]
+            assert 100 * sum(end[selection]['class_hits']) / 32 == pytest.approx(end[selection]['recall@1'])
+    assert not any('class_hits' in json.dumps(e) for e in epochs + events(path, 'best'))   # the log stays small
     summary, = events(path, 'summary')
     values = [e['last']['recall@1'] for e in ends]
     assert summary['last']['recall@1']['mean'] == pytest.approx(np.mean(values))
