@@ -1,7 +1,9 @@
-"""From the codes of --gpus to MXNet contexts."""
+"""From the codes of --gpus to MXNet contexts; how much memory a process used."""
 from __future__ import annotations
 
-from typing import List, Union
+import resource
+import sys
+from typing import Dict, List, Union
 
 import mxnet as mx
 
@@ -50,3 +52,29 @@ def get_contexts(gpus: Union[str, List[mx.Context]]) -> List[mx.Context]:
     if max(ids) >= found:
         raise UsageError(f'--gpus {gpus}: this machine has {found} GPUs that MXNet can use (-2 trains on the CPU)')
     return [mx.gpu(i) for i in ids]
+
+
+def peak_memory_mb() -> float:
+    """The most memory (resident set) that this process used so far, in MB of 2^20 bytes.
+
+    Loaders have threads and no processes of their own: theirs is counted.
+    """
+    try:
+        with open('/proc/self/status') as file:   # ru_maxrss begins with the parent process's
+            return next(int(line.split()[1]) / 1024 for line in file if line.startswith('VmHWM'))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2 ** 20 if sys.platform == 'darwin' else 1024)
+
+
+def gpu_memory_mb(contexts: List[mx.Context]) -> Dict[str, float]:
+    """`gpu_memory_mb`, the memory in use on the fullest of these GPUs, in MB; nothing where none is a GPU.
+
+    MXNet keeps what it once had, so that at the end of a run this is the peak. Other processes' is counted too.
+    """
+    used = []
+    for context in contexts:
+        if context.device_type == 'gpu':
+            free, total = mx.context.gpu_memory_info(context.device_id)
+            used.append((total - free) / 2 ** 20)
+    return {'gpu_memory_mb': max(used)} if used else {}

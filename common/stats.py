@@ -7,7 +7,17 @@ from typing import Dict, Optional, Sequence
 import numpy as np
 
 #: How a metric is written for a person; recall@k stays as it is.
-METRIC_NAMES = {'map@r': 'MAP@R', 'r_precision': 'R-precision', 'nmi': 'NMI (geometric mean)'}
+METRIC_NAMES = {'map@r': 'MAP@R', 'r_precision': 'R-precision', 'nmi': 'NMI (geometric mean)',
+                'intra_distance': 'intra-class distance', 'inter_distance': 'inter-class distance',
+                'distance_ratio': 'intra / inter', 'rho': 'spectral decay rho', 'alignment': 'alignment',
+                'uniformity': 'uniformity', 'pair_auc': 'AUC of pairs', 'tpr@0.001': 'TPR at FPR 0.1%',
+                'tpr@0.01': 'TPR at FPR 1%', 'tpr@0.1': 'TPR at FPR 10%'}
+
+#: Metrics that are no percentages.
+PLAIN_METRICS = ('intra_distance', 'inter_distance', 'distance_ratio', 'rho', 'alignment', 'uniformity')
+
+#: Metrics of what an embedding looks like inside (common.evaluation.structure); all others are of retrieval.
+STRUCTURE_METRICS = (*PLAIN_METRICS, 'pair_auc', 'tpr@0.001', 'tpr@0.01', 'tpr@0.1')
 
 
 def metric_name(metric: str) -> str:
@@ -16,8 +26,9 @@ def metric_name(metric: str) -> str:
 
 
 def describe_metrics(metrics: Dict[str, float]) -> str:
-    """Metrics in one line of the console, in percent: ``R@1 55.12  MAP@R 20.03``."""
-    return '  '.join(f"{METRIC_NAMES.get(k, k.replace('recall', 'R'))} {v:.2f}" for k, v in metrics.items())
+    """Metrics of retrieval in one line of the console, in percent: ``R@1 55.12  MAP@R 20.03``."""
+    return '  '.join(f"{METRIC_NAMES.get(k, k.replace('recall', 'R'))} {v:.2f}" for k, v in metrics.items()
+                     if k not in STRUCTURE_METRICS)
 
 
 def t_interval(values: Sequence[float]) -> Dict[str, Optional[float]]:

@@ -42,7 +42,7 @@ class BatchSampler(Sampler):
         order = np.argsort(labels, kind='stable')
         starts = np.flatnonzero(np.diff(labels[order])) + 1
         self._classes: List[np.ndarray] = np.split(order, starts)  # image indices of each class
-        self._length = 1
+        self.batch_size = self._length = 1      # images in a batch, batches in an epoch
         self._rng = np.random.RandomState(seed)
 
     def __len__(self) -> int:
@@ -82,7 +82,7 @@ class BatchSampler(Sampler):
         """An epoch without a length of its own shows about as many images as the set has."""
         if batches_per_epoch is not None and batches_per_epoch < 0:
             raise UsageError(f'--batches-per-epoch must not be negative, {batches_per_epoch} is.')
-        self._length = batches_per_epoch or max(self._num_images // batch_size, 1)
+        self.batch_size, self._length = batch_size, batches_per_epoch or max(self._num_images // batch_size, 1)
 
     def _choose_classes(self, rng: np.random.RandomState, count: int) -> List[np.ndarray]:
         return [self._classes[i] for i in rng.permutation(len(self._classes))[:count]]
@@ -109,13 +109,13 @@ class ShuffledBatches(BatchSampler):
     def __init__(self, labels: Sequence[int], batch_size: int, seed: int = 0) -> None:
         super().__init__(labels, seed)
         _check_positive('--batch-size', batch_size)
-        self._batch_size = min(batch_size, self._num_images)
-        self._length = self._num_images // self._batch_size
+        self.batch_size = min(batch_size, self._num_images)
+        self._length = self._num_images // self.batch_size
 
     def _batches(self, rng: np.random.RandomState) -> Iterator[List[int]]:
         order = rng.permutation(self._num_images)
-        for start in range(0, self._length * self._batch_size, self._batch_size):
-            yield order[start:start + self._batch_size].tolist()
+        for start in range(0, self._length * self.batch_size, self.batch_size):
+            yield order[start:start + self.batch_size].tolist()
 
 
 class BalancedBatches(BatchSampler):

@@ -19,7 +19,7 @@ from common.evaluation.metrics import DEFAULT_KS, evaluate, recall_ks
 from common.evaluation.pictures import embedding_map, retrieval_picture
 from common.evaluation.retrieval import EvaluationError, check_embeddings
 from common.files import atomic_write, expand_path, write_npz
-from common.stats import metric_name
+from common.stats import PLAIN_METRICS, metric_name
 from common.training import load_data
 
 
@@ -118,7 +118,8 @@ def describe_scores(name: str, arrays: Dict[str, np.ndarray], metrics: Dict[str,
                                      metrics=metrics)
     lines = [f'{name}: {shape[0]:,} images, {shape[1]:,} dimensions, {len(classes):,} classes'
              + ('' if gallery is None else f', searched among {gallery:,} gallery images')]
-    lines += [f'  {metric_name(metric):<22}{value:7.2f} %' for metric, value in metrics.items()]
+    lines += [f'  {metric_name(metric):<22}' + (f'{value:9.4f}' if metric in PLAIN_METRICS else f'{value:7.2f} %')
+              for metric, value in metrics.items()]
     if lonely:
         lines.append(f'  {lonely:,} of the images have no other of their class to retrieve; they count as misses')
     return record, '\n'.join(lines)

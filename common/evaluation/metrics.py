@@ -1,4 +1,4 @@
-"""All metrics of an embedding at once: recall@k, MAP@R, R-precision and NMI."""
+"""All metrics of an embedding at once: recall@k, MAP@R, R-precision, NMI, and those of its structure."""
 from __future__ import annotations
 
 from typing import Any, Dict, Optional, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 
 from common.evaluation.clustering import kmeans, nmi
 from common.evaluation.retrieval import check_inputs, retrieval_metrics
+from common.evaluation.structure import structure_metrics
 
 DEFAULT_KS = (1, 2, 4, 8, 16, 32)
 SOP_KS = (1, 10, 100, 1000)
@@ -21,7 +22,7 @@ def recall_ks(dataset: str) -> Sequence[int]:
 def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.ndarray] = None,
              gallery_labels: Optional[np.ndarray] = None, ks: Sequence[int] = DEFAULT_KS, with_nmi: bool = True,
              ctx: Optional[mx.Context] = None, seed: int = 0, by_class: bool = False) -> Dict[str, Any]:
-    """All metrics of an embedding, in percent.
+    """All metrics of an embedding.
 
     Parameters
     ----------
@@ -31,13 +32,14 @@ def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.nd
     ks : the k of recall@k.
     with_nmi : whether to cluster the queries, by k-means into as many clusters as they have classes, for the NMI.
     ctx : device; a CPU (the default) is served by NumPy.
-    seed : of the k-means.
+    seed : of the k-means, and of the sample of pairs.
     by_class : whether to add what recall@1 is made of, class by class.
 
     Returns
     -------
-    OrderedDict of 'recall@1', ..., 'map@r', 'r_precision' and, if `with_nmi`, 'nmi' (geometric mean), in percent.
-    If `by_class`, also 'class_images' and 'class_hits', see `retrieval_metrics`.
+    OrderedDict of 'recall@1', ..., 'map@r', 'r_precision' and, if `with_nmi`, 'nmi' (geometric mean), in percent; then
+    the metrics of :mod:`common.evaluation.structure`, of the queries. If `by_class`, also 'class_images' and
+    'class_hits', see `retrieval_metrics`.
 
     Raises
     ------
@@ -48,4 +50,5 @@ def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.nd
     if with_nmi:
         clusters, _, _ = kmeans(embeddings, len(np.unique(labels)), ctx=ctx, seed=seed)
         metrics['nmi'] = 100.0 * nmi(labels, clusters)
+    metrics.update(structure_metrics(embeddings, labels, seed))
     return metrics

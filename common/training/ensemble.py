@@ -33,7 +33,6 @@ def train_ensemble(session: Session, opt: argparse.Namespace, ensemble: Ensemble
             continue
         seed_everything(opt.seed, number)
         experiment = ensemble.member(number)
-        session.describe(experiment)
         train_network(session, opt, experiment, member)
 
 
@@ -54,7 +53,7 @@ class Member(SingleNetwork):
         self.number, self.ensemble, self.finished = number, ensemble, finished
         self.seed = derived_seed(opt.seed, number)
         self.epochs_before = number * opt.epochs
-        self.is_first = number == 0
+        self.is_first, self.members = number == 0, ensemble.size
         self.kind = f'member{number + 1:02d}'
 
     def is_due(self, epoch: int) -> bool:

@@ -5,7 +5,7 @@ import argparse
 import contextlib
 import math
 import traceback
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 import mxnet as mx
 import numpy as np
@@ -65,6 +65,24 @@ class Learner:
         self._has_stepped = False
         trainable = [p for p in self.net.collect_params().values() if p.grad_req != 'null']
         self._watched = trainable[-1] if trainable else None
+
+    def count_parameters(self) -> Dict[str, int]:
+        """Numbers in the `backbone`, the `head` and the `loss`, and how many of them are trained (`trainable`).
+
+        Constants and the running statistics of batch norm are no parameters.
+        """
+        def of(block: gluon.Block) -> Dict[str, gluon.Parameter]:
+            return {name: param for name, param in block.collect_params().items()
+                    if not isinstance(param, gluon.Constant) and not name.endswith(('running_mean', 'running_var'))}
+
+        def count(params: Iterable[gluon.Parameter]) -> int:
+            return sum(int(np.prod(param.shape)) for param in params)
+
+        net, backbone, loss = of(self.net), of(getattr(self.net, 'backbone', self.net)), of(self.loss)
+        learned = {id(param) for trainer in self.trainers for param in trainer.group.trainable()}
+        return {'backbone': count(backbone.values()), 'loss': count(loss.values()),
+                'head': count(param for name, param in net.items() if name not in backbone),
+                'trainable': count(p for p in {**net, **loss}.values() if id(p) in learned)}
 
     def forward(self, images: np.ndarray) -> mx.nd.NDArray:
         """Embeddings (B, E) of a batch of uint8 images (B, H, W, 3), on the first device."""

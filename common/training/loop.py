@@ -25,6 +25,7 @@ from dataset.loader import Loader
 def train_network(session: Session, opt: argparse.Namespace, experiment: Experiment, network: SingleNetwork) -> Learner:
     """Trains one network for --epochs, from wherever the last checkpoint left it."""
     learner = Learner(experiment, opt, session.ctx, session.cluster)
+    session.describe(experiment, learner, network.members)
     progress, seed = session.progress, session.cluster.own_seed(network.seed)
     with session.loader(session.data.train, learner.sampler, seed) as loader:
         if session.arrays:
@@ -88,7 +89,7 @@ def evaluate_network(session: Session, learner: Learner, network: SingleNetwork,
     """Scores the test set, and the validation classes if there are any; logs it; nothing but on worker 0."""
     if session.cluster.rank:
         return
-    opt, scores = network.opt, {}
+    opt, scores, start = network.opt, {}, time.perf_counter()
     for name, loader in session.evaluated.items():
         embeddings, labels = embed(learner.embed, session.interrupts.between(loader), session.ctx)
         outputs = embeddings if isinstance(embeddings, dict) else {'': embeddings}
@@ -100,10 +101,13 @@ def evaluate_network(session: Session, learner: Learner, network: SingleNetwork,
         if name != 'test':
             scores[name] = dict(first[1])
             continue
-        scores.update(first[1])
+        scores.update(first[1], embedding_size=next(iter(outputs.values())).shape[1])
         if others:
             scores['outputs'] = {output: without_classes(metrics) for output, metrics in others}
-    session.recorder.epoch(network.run, epoch, {**record, **without_classes(scores)}, network.number)
+    seconds = time.perf_counter() - start
+    session.progress.evaluation_seconds += seconds
+    session.recorder.epoch(network.run, epoch,
+                           {**record, 'evaluation_seconds': seconds, **without_classes(scores)}, network.number)
     network.keep(learner, scores, epoch)
 
 
@@ -112,7 +116,7 @@ class SingleNetwork:
 
     number: Optional[int] = None    # of the member
     epochs_before = 0               # that the members before it had
-    is_first = True
+    is_first, members = True, 1
 
     def __init__(self, session: Session, opt: argparse.Namespace, run: int):
         self.session, self.opt, self.run, self.seed = session, opt, run, opt.seed

@@ -5,13 +5,17 @@ import argparse
 import json
 from typing import Any, Dict, List, Optional
 
+import mxnet as mx
 from tqdm import tqdm
 
+from common.devices import gpu_memory_mb
 from common.errors import TrainingError
 from common.files import atomic_write
 from common.runlog import RunLog, git_revision, versions
 from common.stats import METRIC_NAMES, describe_metrics, t_interval
-from common.training.resume import ModelFiles, Progress, flags_of
+from common.training.experiment import Experiment
+from common.training.learner import Learner
+from common.training.resume import COSTS, ModelFiles, Progress, flags_of
 from models.loading import save_parameters
 
 
@@ -44,7 +48,7 @@ class Recorder:
         if not self.log.offset:
             progress.described = False
 
-    def describe(self, experiment, device: List[Any], workers: int) -> None:
+    def describe(self, experiment: Experiment, learner: Learner, members: int, workers: int) -> None:
         """Writes the log's `config` line, once, as soon as the weights are known."""
         if self.progress.described:
             return
@@ -56,8 +60,10 @@ class Recorder:
         self.log.write(
             'config', algorithm=opt.algorithm_name, script=f'{opt.script}.py', dataset=opt.dataset, model=opt.model,
             flags=flags_of(opt), seed=opt.seed, runs=opt.number_of_runs, versions=versions(),
-            device=[str(context) for context in device], **({'workers': workers} if workers > 1 else {}),
-            weights=weights, git=git_revision(), data=numbers,
+            device=[str(context) for context in learner.ctx], **({'workers': workers} if workers > 1 else {}),
+            weights=weights, git=git_revision(), data=numbers, sampler=type(experiment.sampler).__name__,
+            batch_images=getattr(experiment.sampler, 'batch_size', None), batches_per_epoch=len(experiment.sampler),
+            members=members, parameters=learner.count_parameters(),
             selection=self.selections)
 
     def epoch(self, run: int, epoch: int, record: Dict[str, Any], member: Optional[int] = None) -> None:
@@ -120,12 +126,14 @@ class Recorder:
         return TrainingError(f'run {run} diverged: {what} in epoch {epoch}, batch {batch}, at learning rate {lr:g}, '
                              f"largest gradient {largest['value']:g} in {largest['parameter']}{kept}")
 
-    def end_run(self, run: int, seed: int) -> None:
+    def end_run(self, run: int, seed: int, ctx: List[mx.Context]) -> None:
         """Logs and keeps a run's result."""
         progress = self.progress
         chosen = {name: {k: v for k, v in record.items() if k not in ('value', 'class_images')}
                   for name, record in progress.chosen.items()}
-        result = {'run': run, 'seed': seed, 'seconds': progress.seconds, 'images_seen': progress.images_seen, **chosen}
+        cost = {name: getattr(progress, name) for name in COSTS}
+        result = {'run': run, 'seed': seed, **cost, **gpu_memory_mb(ctx), 'images_seen': progress.images_seen,
+                  **chosen}
         images = progress.chosen.get('last', {}).get('class_images')
         if images:                      # the same at every epoch; checkpoints of older versions have none
             result['class_images'] = images
@@ -137,7 +145,8 @@ class Recorder:
         runs = self.progress.runs
         summary = {}
         for selection in self.selections:
-            names = [n for n, v in runs[0][selection].items() if isinstance(v, float)]
+            names = [n for n, v in runs[0][selection].items()
+                     if isinstance(v, float) and all(n in result[selection] for result in runs)]
             summary[selection] = {n: t_interval([result[selection][n] for result in runs]) for n in names}
         self.log.write('summary', runs=len(runs), **summary)
         for selection, metrics in summary.items():

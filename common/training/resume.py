@@ -19,6 +19,9 @@ from common.training import checkpoint
 MAY_CHANGE = ('load_checkpoint', 'number_of_runs', 'num_workers', 'gpus', 'logfile', 'log_postfix', 'save_model_prefix',
               'results_dir', 'data_path', 'cache', 'kvstore')
 
+#: What a run cost, in `run_end`: seconds of training, of evaluation, and of all; MB.
+COSTS = ('seconds', 'evaluation_seconds', 'total_seconds', 'peak_memory_mb')
+
 #: What `parse_args` adds to the flags.
 NO_FLAGS = ('script', 'algorithm_name', 'given_flags')
 
@@ -35,7 +38,9 @@ class Progress:
         The run under way, from 1, and the member of its ensemble, from 0.
     epoch : int or None
         Epochs that its network has done; None before it was evaluated for the first time.
-    images_seen, seconds : of the run so far.
+    images_seen, seconds : of the run's training so far.
+    evaluation_seconds, total_seconds : of its evaluations, and of everything: setting up and saving too.
+    peak_memory_mb : of the process so far.
     chosen : dict
         Selection (best-on-test, last, ...) -> its epoch and metrics so far.
     runs : list
@@ -52,6 +57,9 @@ class Progress:
     epoch: Optional[int] = None
     images_seen: int = 0
     seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    total_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
     chosen: Dict[str, Any] = dataclasses.field(default_factory=dict)
     runs: List[Dict[str, Any]] = dataclasses.field(default_factory=list)
     log_offset: Optional[int] = None
@@ -62,7 +70,8 @@ class Progress:
     def start_next_run(self) -> None:
         """Sets everything for the next run, which starts afresh."""
         self.run, self.member, self.epoch = self.run + 1, 0, None
-        self.images_seen, self.seconds, self.chosen = 0, 0.0, {}
+        self.images_seen, self.chosen = 0, {}
+        self.seconds = self.evaluation_seconds = self.total_seconds = 0.0
 
 
 def flags_of(opt: argparse.Namespace) -> Dict[str, Any]:
@@ -90,7 +99,8 @@ def load(path: str, opt: argparse.Namespace, data: Dict[str, Any]) -> Tuple[Prog
         If flags or data are not those that it was made with.
     """
     meta, arrays = checkpoint.load(path)
-    meta.setdefault('finished', {})     # older checkpoints have none
+    for name, value in (('finished', {}), *((name, 0.0) for name in COSTS)):
+        meta.setdefault(name, value)    # older checkpoints have none
     start = dataclasses.asdict(Progress())
     wrong = [name for name, default in {**start, 'flags': {}}.items() if not _is_like(meta.get(name, ...), default)]
     if wrong:
@@ -123,6 +133,7 @@ def _extend(meta: Dict[str, Any], path: str, opt: argparse.Namespace) -> None:
         raise UsageError(f'--epochs {opt.epochs}: {path} was made with {meta["flags"]["epochs"]}, and holds '
                          'networks that are done: only a single run of a single network can get more epochs')
     if meta['finished']:
+        meta.update({name: 0.0 for name in COSTS if name != 'seconds'})     # older ones do not hold them
         meta.update(meta['finished'], finished={})
     meta['described'] = False           # the log gets a line with the new flags
 

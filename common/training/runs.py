@@ -43,7 +43,6 @@ def run(opt: argparse.Namespace, build: Callable[..., Union[Experiment, Ensemble
                 train_ensemble(session, opt, built, number)
                 session.end_run(number, opt.seed, {})
             else:
-                session.describe(built)
                 learner = train_network(session, opt, built, SingleNetwork(session, opt, number))
                 session.end_run(number, opt.seed, learner.arrays())
         return {} if session.cluster.rank else session.recorder.summary()

@@ -5,13 +5,14 @@ import argparse
 import dataclasses
 import os
 import threading
+import time
 import zlib
 from typing import Dict, List, Optional
 
 import numpy as np
 from tqdm import tqdm
 
-from common.devices import describe_contexts, get_contexts
+from common.devices import describe_contexts, get_contexts, peak_memory_mb
 from common.distributed import get_cluster
 from common.errors import UsageError
 from common.interrupts import Interrupts
@@ -34,6 +35,7 @@ class Session:
     """
 
     def __init__(self, opt: argparse.Namespace):
+        self._clock = time.perf_counter()
         self.interrupts = Interrupts()
         self.cluster = get_cluster(opt.kvstore)
         if self.cluster.rank:
@@ -120,23 +122,32 @@ class Session:
                 self.recorder.log.write('skipped_image', **record)
             self.skipped.clear()
 
-    def describe(self, experiment: Experiment) -> None:
+    def describe(self, experiment: Experiment, learner: Learner, members: int) -> None:
         """Writes the log's `config` line, if it has none yet."""
-        self.recorder.describe(experiment, self.ctx, self.cluster.size)
+        self.recorder.describe(experiment, learner, members, self.cluster.size)
 
     def save(self, learner: Optional[Learner]) -> None:
         """Takes a checkpoint; without a learner, one of a border between members or runs."""
         self._save(learner.arrays() if learner else {})
 
     def _save(self, arrays: Dict[str, np.ndarray]) -> None:
+        self._count_costs()
         if self.files.checkpoint:
             self.progress.log_offset = self.recorder.log.offset
             resume.save(self.files.checkpoint, self.progress, self.opt, self.fingerprint, arrays)
 
+    def _count_costs(self) -> None:
+        """Adds the time since the last call to the run's, and notes the memory."""
+        now = time.perf_counter()
+        self.progress.total_seconds += now - self._clock
+        self.progress.peak_memory_mb = max(self.progress.peak_memory_mb, peak_memory_mb())
+        self._clock = now
+
     def end_run(self, run: int, seed: int, arrays: Dict[str, np.ndarray]) -> None:
         """Notes a run's result; `arrays`, its network's, stay in the checkpoint, so that it can get more epochs."""
+        self._count_costs()
         before = {**dataclasses.asdict(self.progress), 'log_offset': self.recorder.log.offset}
-        self.recorder.end_run(run, seed)
+        self.recorder.end_run(run, seed, self.ctx)
         self.progress.start_next_run()
         self.progress.finished = {name: value for name, value in before.items() if name != 'finished'} if arrays else {}
         self._save(arrays)

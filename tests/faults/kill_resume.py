@@ -37,7 +37,8 @@ KINDS = {'single': ['train_margin.py', '--batch-k', '2', '--batches-per-epoch', 
 MOMENTS = {'clock': 0, 'file': 30, 'writing': 8, 'line': 6, 'evaluation': 3}
 CHAIN = 5                   # kills of one run
 TIMEOUT = 300               # seconds a process
-TIMES = {'time', 'seconds', 'images_per_second', 'id', 'git', 'log_offset'}
+TIMES = {'time', 'seconds', 'images_per_second', 'evaluation_seconds', 'total_seconds', 'peak_memory_mb',
+         'id', 'git', 'log_offset'}
 PLACES = {'results_dir', 'logfile', 'save_model_prefix', 'load_checkpoint'}
 
 

@@ -157,7 +157,8 @@ def events(path):
 
 def epochs(results):
     log, = (os.path.join(str(results), 'logs', name) for name in os.listdir(os.path.join(str(results), 'logs')))
-    return [{k: v for k, v in e.items() if k not in ('id', 'time', 'seconds', 'images_per_second')}
+    return [{k: v for k, v in e.items() if k not in ('id', 'time', 'seconds', 'images_per_second',
+                                                  'evaluation_seconds')}
             for e in events(log) if e['event'] == 'epoch']
 
 

@@ -18,7 +18,8 @@ import train_dreml
 import train_margin
 from common import training
 from common.training import checkpoint, ensemble
-from common.devices import describe_contexts
+from common.devices import describe_contexts, gpu_memory_mb, peak_memory_mb
+from common.stats import STRUCTURE_METRICS
 from common.errors import TrainingError, UsageError
 from common.interrupts import Interrupts
 from common.training.learner import Learner
@@ -26,7 +27,8 @@ from common.training.optimisers import param_group
 from models.embedding import L2Normalization
 from tests.tiny import flags, make_tree
 
-TIMES = {'time', 'seconds', 'images_per_second', 'id', 'git'}
+TIMES = {'time', 'seconds', 'images_per_second', 'evaluation_seconds', 'total_seconds', 'peak_memory_mb',
+         'id', 'git'}
 
 
 @pytest.fixture(scope='module')
@@ -78,7 +80,22 @@ def test_log_of_a_run(tree, tmp_path):
     assert [(e['run'], e['epoch']) for e in epochs] == [(r, e) for r in (1, 2) for e in range(4)]
     assert 'loss' not in epochs[0] and set(epochs[1]) >= {'loss', 'lr', 'seconds', 'images_per_second', 'recall@1',
                                                           'recall@32', 'map@r', 'r_precision', 'nmi'}
+    assert {*STRUCTURE_METRICS} - {'tpr@0.001'} <= set(epochs[0])               # 32 images have few pairs
+    assert config['sampler'] == 'BalancedBatches' and config['batch_images'] == 8 and config['batches_per_epoch'] == 3
+    assert config['members'] == 1 and all(e['embedding_size'] == 8 for e in epochs)
+    network = parameters(only(tmp_path, 'convnet-last.params'))
+    sizes = {name: array.size for name, array in network.items() if 'running' not in name and 'pixels' not in name}
+    assert config['parameters']['head'] == sum(n for name, n in sizes.items() if name.startswith('head'))
+    assert config['parameters']['backbone'] == sum(n for name, n in sizes.items() if name.startswith('backbone'))
+    assert config['parameters']['loss'] == 4                                    # beta, one for each class
+    assert config['parameters']['trainable'] == sum(sizes.values()) + 4
     ends = events(path, 'run_end')
+    for end in ends:
+        of_run = [e for e in epochs if e['run'] == end['run']]
+        for name in 'seconds', 'evaluation_seconds':
+            assert end[name] == pytest.approx(sum(e.get(name, 0) for e in of_run), rel=1e-5)
+        assert end['seconds'] + end['evaluation_seconds'] < end['total_seconds']
+        assert 50 < end['peak_memory_mb'] < 20000 and 'gpu_memory_mb' not in end
     assert [e['seed'] for e in ends] == [123, 124] and ends[0]['images_seen'] == 3 * 3 * 8
     for end in ends:
         of_run = [e for e in epochs if e['run'] == end['run'] and e['epoch']]
@@ -549,3 +566,13 @@ def test_a_mistake_in_a_scripts_own_optimiser_keeps_its_traceback(tree, tmp_path
 
     with pytest.raises(AssertionError):
         training.run(margin(tree, tmp_path), build)
+
+
+def test_memory_of_process_and_gpu(monkeypatch):
+    before = peak_memory_mb()
+    block = np.ones(60 * 2 ** 17)                       # 60 MB
+    assert block.sum() and 0 <= peak_memory_mb() - before < 200
+    assert gpu_memory_mb([mx.cpu(0)]) == {}
+    used = {0: 100, 3: 300}
+    monkeypatch.setattr(mx.context, 'gpu_memory_info', lambda i: ((1000 - used[i]) * 2 ** 20, 1000 * 2 ** 20))
+    assert gpu_memory_mb([mx.gpu(0), mx.gpu(3)]) == {'gpu_memory_mb': 300}
