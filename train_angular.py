@@ -7,9 +7,9 @@ distances, an angle does not depend on scale. Batches consist of pairs, as for t
     python train_angular.py --dataset GLYPHS --model convnet --image-size 32 --lr 1e-3
 """
 from common.args import TrainingParser, fraction, main, non_negative_float, positive_float
-from common.training import Experiment, head_and_backbone, param_group, run
+from common.training import Experiment, build_backbone, param_group, run
 from dataset.samplers import PairBatches
-from models import EmbeddingNet, get_backbone
+from models import EmbeddingNet
 from models.losses.angular import AngularLoss
 
 ALGORITHM = {
@@ -50,13 +50,12 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes angular loss different from the others."""
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=opt.normalize)
+    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=opt.normalize, init_scale=opt.init_scale)
     loss = AngularLoss(alpha_degrees=opt.alpha, npair_lambda=opt.angular_lambda, l2_reg=opt.l2reg_weight,
                        symmetric=opt.symmetric_loss)
     sampler = PairBatches(data.train.labels, opt.batch_size, opt.batches_per_epoch, opt.same_image_sampling,
                           seed=opt.seed)
-    groups = head_and_backbone(opt, net) if opt.decrease_cnn_lr else [param_group(opt, net.collect_params())]
-    return Experiment(net, loss, sampler, groups)
+    return Experiment(net, loss, sampler, [param_group(opt, net.collect_params())])
 
 
 def train_angular(opt):

@@ -7,8 +7,8 @@ more the other clustering differs from the classes. The loss looks for the one t
     python train_clusterloss.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, non_negative_float, non_negative_int
-from common.training import Experiment, head_and_backbone, param_group, run, shuffled_or_balanced
-from models import EmbeddingNet, get_backbone
+from common.training import Experiment, build_backbone, param_group, run, shuffled_or_balanced
+from models import EmbeddingNet
 from models.losses.structured_clustering import StructuredClusteringLoss
 
 ALGORITHM = {
@@ -42,10 +42,9 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes structured clustering different from the others."""
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=True)
+    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=True, init_scale=opt.init_scale)
     loss = StructuredClusteringLoss(gamma=opt.gamma, max_pam_rounds=opt.pam_rounds)
-    groups = head_and_backbone(opt, net) if opt.decrease_cnn_lr else [param_group(opt, net.collect_params())]
-    return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), groups)
+    return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), [param_group(opt, net.collect_params())])
 
 
 def train_clusterloss(opt):

@@ -11,9 +11,9 @@ are both evaluated. The output chooses the best epoch.
 from collections import OrderedDict
 
 from common.args import TrainingParser, fraction, main, positive_float
-from common.training import Experiment, param_group, run
+from common.training import Experiment, build_backbone, param_group, run
 from dataset.samplers import ShuffledBatches
-from models import EmbeddingNet, get_backbone
+from models import EmbeddingNet
 from models.heads import DiscriminativeHead
 from models.losses.discriminative import DiscriminativeLoss
 
@@ -48,8 +48,8 @@ def parse_args(argv=None):
 def build(opt, data, ctx):
     """What makes the discriminative loss different from the others."""
     classes = data.train.num_classes
-    head = DiscriminativeHead(opt.embed_dim, classes, dropout=opt.dropout)
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), classes, normalize=True, head=head)
+    head = DiscriminativeHead(opt.embed_dim, classes, dropout=opt.dropout, init_scale=opt.init_scale)
+    net = EmbeddingNet(build_backbone(opt, ctx), classes, normalize=True, head=head)
     loss = DiscriminativeLoss(classes, gain=opt.gain, squared=opt.squared)
 
     def embed(images):

@@ -13,9 +13,9 @@ import numpy as np
 from common.args import TrainingParser, main, positive_int
 from common.errors import UsageError
 from common.seeds import derived_seed
-from common.training import Ensemble, Experiment, param_group, run
+from common.training import Ensemble, Experiment, build_backbone, param_group, run
 from dataset.samplers import ShuffledBatches
-from models import EmbeddingNet, get_backbone
+from models import EmbeddingNet
 from models.ensemble import MetaClassLoss, random_meta_classes
 from models.losses.proxy import ProxyLoss
 
@@ -64,7 +64,7 @@ def build(opt, data, ctx):
         raise UsageError(f'--meta-classes {dim} is more than the {classes} training classes')
 
     def member(m):
-        net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), dim, normalize=True)
+        net = EmbeddingNet(build_backbone(opt, ctx), dim, normalize=True, init_scale=opt.init_scale)
         class_map = random_meta_classes(classes, dim, np.random.RandomState(derived_seed(opt.seed, m)))
         proxies = ProxyLoss(dim, dim, opt.loss, multiplier=opt.embedding_multiplier, temperature=opt.temperature,
                             label_smooth=opt.label_smooth, static=opt.static_proxies)

@@ -8,8 +8,8 @@ negative needs to be chosen.
     python train_liftedstruct.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, non_negative_float
-from common.training import Experiment, param_group, run, shuffled_or_balanced
-from models import EmbeddingNet, get_backbone
+from common.training import Experiment, build_backbone, param_group, run, shuffled_or_balanced
+from models import EmbeddingNet
 from models.losses.lifted_struct import LiftedStructLoss
 
 ALGORITHM = {
@@ -39,7 +39,7 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes lifted structured embedding different from the others."""
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=opt.normalize)
+    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=opt.normalize, init_scale=opt.init_scale)
     loss = LiftedStructLoss(margin=opt.margin)
     return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), [param_group(opt, net.collect_params())])
 

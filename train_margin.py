@@ -8,9 +8,9 @@ learns its own beta. Negatives are drawn so that all distances occur equally oft
     python train_margin.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, fraction, main, non_negative_float, positive_float
-from common.training import Experiment, ParamGroup, param_group, run
+from common.training import Experiment, ParamGroup, build_backbone, param_group, run
 from dataset.samplers import BalancedBatches
-from models import EmbeddingNet, get_backbone
+from models import EmbeddingNet
 from models.losses.margin import MarginLoss
 
 ALGORITHM = {
@@ -56,7 +56,7 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes margin loss different from the others."""
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=True)
+    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=True, init_scale=opt.init_scale)
     loss = MarginLoss(data.train.num_classes, margin=opt.margin, beta=opt.beta, nu=opt.nu, learn_beta=opt.lr_beta > 0,
                       min_distance=opt.min_distance, max_distance=opt.max_distance)
     sampler = BalancedBatches(data.train.labels, opt.batch_size, opt.batch_k, opt.batches_per_epoch, seed=opt.seed)

@@ -7,8 +7,8 @@ The head has layer normalisation and dropout. The published figures use --embed-
     python train_normproxy.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, fraction, main, non_negative_int, positive_float
-from common.training import Experiment, param_group, run, shuffled_or_balanced
-from models import EmbeddingNet, L2Normalization, get_backbone
+from common.training import Experiment, build_backbone, param_group, run, shuffled_or_balanced
+from models import EmbeddingNet, L2Normalization
 from models.heads import NormProxyHead
 from models.losses.normproxy import NormProxyLoss
 
@@ -41,7 +41,8 @@ def parse_args(argv=None):
     group.add_argument('--dropout', type=fraction, default=0.5, metavar='P', help='dropout of the features in the head')
     group.add_argument('--no-dropout', action='store_true', help='the same as --dropout 0')
     group.add_argument('--start-epoch', type=non_negative_int, default=1, metavar='EPOCHS',
-                       help='epochs in which head and proxies learn alone, before the backbone joins')
+                       help='epochs in which head and proxies learn alone, before the backbone joins; batch norm in '
+                            'the backbone works as in training (see also --freeze-backbone)')
     group.add_argument('--no-fc', action='store_true',
                        help="leave out the dense layer: the embedding is the backbone's features, layer-normalised")
     group.add_argument('--static-proxies', action='store_true',
@@ -62,10 +63,10 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes normalised softmax different from the others."""
-    backbone = get_backbone(opt.model, opt.pretrained, ctx)
+    backbone = build_backbone(opt, ctx)
     classes = data.train.num_classes
     dim = backbone.features_dim if opt.no_fc else classes if opt.static_proxies else opt.embed_dim
-    head = NormProxyHead(dim, dropout=opt.dropout, fc=not opt.no_fc)
+    head = NormProxyHead(dim, dropout=opt.dropout, fc=not opt.no_fc, init_scale=opt.init_scale)
     net = EmbeddingNet(backbone, dim, normalize=True, head=head)
     loss = NormProxyLoss(classes, dim, temperature=opt.temperature, label_smooth=opt.label_smooth,
                          static=opt.static_proxies)

@@ -7,9 +7,9 @@ pick its own positive among all N.
     python train_npairs.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, fraction, main, non_negative_float
-from common.training import Experiment, head_and_backbone, run
+from common.training import Experiment, build_backbone, param_group, run
 from dataset.samplers import PairBatches
-from models import EmbeddingNet, get_backbone
+from models import EmbeddingNet
 from models.losses.npairs import NPairLoss
 
 ALGORITHM = {
@@ -45,11 +45,11 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes the N-pair loss different from the others."""
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=opt.normalize)
+    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=opt.normalize, init_scale=opt.init_scale)
     loss = NPairLoss(l2_reg=opt.l2reg_weight, symmetric=opt.symmetric_loss)
     sampler = PairBatches(data.train.labels, opt.batch_size, opt.batches_per_epoch, opt.same_image_sampling,
                           seed=opt.seed)
-    return Experiment(net, loss, sampler, head_and_backbone(opt, net))
+    return Experiment(net, loss, sampler, [param_group(opt, net.collect_params())])
 
 
 def train_npairs(opt):

@@ -7,9 +7,9 @@ the prototype of the class. The queries are classified by their distances to the
     python train_prototype.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, positive_int
-from common.training import Experiment, param_group, run
+from common.training import Experiment, build_backbone, param_group, run
 from dataset.samplers import EpisodeBatches
-from models import EmbeddingNet, get_backbone
+from models import EmbeddingNet
 from models.losses.prototypical import PrototypicalLoss
 
 ALGORITHM = {
@@ -47,7 +47,7 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes prototypical networks different from the others."""
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=opt.normalize)
+    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=opt.normalize, init_scale=opt.init_scale)
     loss = PrototypicalLoss(opt.nc, opt.ns, opt.nq)
     sampler = EpisodeBatches(data.train.labels, opt.nc, opt.ns, opt.nq, opt.batches_per_epoch, seed=opt.seed)
     return Experiment(net, loss, sampler, [param_group(opt, net.collect_params())])

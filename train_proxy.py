@@ -8,8 +8,8 @@ to be sampled or mined. --loss chooses the loss that is computed from the distan
     python train_proxy.py --dataset GLYPHS --model convnet --image-size 32 --loss triplet
 """
 from common.args import TrainingParser, main, non_negative_float, positive_float, positive_int
-from common.training import Experiment, param_group, run, shuffled_or_balanced
-from models import EmbeddingNet, get_backbone
+from common.training import Experiment, build_backbone, param_group, run, shuffled_or_balanced
+from models import EmbeddingNet
 from models.losses.proxy import ProxyLoss
 
 ALGORITHM = {
@@ -66,7 +66,7 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes proxy losses different from the others."""
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=True)
+    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=True, init_scale=opt.init_scale)
     loss = ProxyLoss(data.train.num_classes, opt.embed_dim, opt.loss, multiplier=opt.embedding_multiplier,
                      temperature=opt.temperature, label_smooth=opt.label_smooth, margin=opt.margin,
                      beta=opt.beta)

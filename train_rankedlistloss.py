@@ -9,9 +9,9 @@ are pushed out of a larger ball of radius alpha. The nearest negatives have the 
 import argparse
 
 from common.args import TrainingParser, fraction, main, non_negative_float, positive_float, positive_int
-from common.training import Experiment, param_group, run
+from common.training import Experiment, build_backbone, param_group, run
 from dataset.samplers import BalancedBatches
-from models import EmbeddingNet, get_backbone
+from models import EmbeddingNet
 from models.heads import BottleneckHead
 from models.losses.ranked_list import RankedListLoss
 
@@ -60,9 +60,10 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes ranked list loss different from the others."""
-    head = BottleneckHead([int(n) for n in opt.bottleneck_layers.split(',')], opt.embed_dim) \
+    head = BottleneckHead([int(n) for n in opt.bottleneck_layers.split(',')], opt.embed_dim, opt.init_scale) \
         if opt.bottleneck_layers else None
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=True, head=head)
+    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=True, head=head,
+                       init_scale=opt.init_scale)
     loss = RankedListLoss(alpha=opt.alpha, margin=opt.margin, temperature=opt.temperature, lam=opt.lam)
     sampler = BalancedBatches(data.train.labels, opt.batch_size, opt.batch_k, opt.batches_per_epoch, seed=opt.seed)
     groups = [param_group(opt, net.backbone.collect_params()),

@@ -8,8 +8,8 @@ nothing.
     python train_triplet_semihard.py --dataset GLYPHS --model convnet --image-size 32
 """
 from common.args import TrainingParser, main, non_negative_float
-from common.training import Experiment, param_group, run, shuffled_or_balanced
-from models import EmbeddingNet, get_backbone
+from common.training import Experiment, build_backbone, param_group, run, shuffled_or_balanced
+from models import EmbeddingNet
 from models.losses.triplet_semihard import TripletSemihardLoss
 
 ALGORITHM = {
@@ -40,7 +40,7 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes the triplet loss different from the others."""
-    net = EmbeddingNet(get_backbone(opt.model, opt.pretrained, ctx), opt.embed_dim, normalize=opt.normalize)
+    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=opt.normalize, init_scale=opt.init_scale)
     loss = TripletSemihardLoss(margin=opt.margin)
     return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), [param_group(opt, net.collect_params())])
 

@@ -13,6 +13,8 @@ from common.runtime import available_cores
 from common.training.optimisers import parse_steps
 from dataset import dataset_names
 from models import is_backbone
+from models.backbones.finetune import published
+from models.heads import INIT_SCALE
 
 MAX_SEED = 2 ** 31 - 1
 
@@ -58,6 +60,10 @@ def _optimizer(name: str) -> str:
     if name.lower() not in mx.optimizer.Optimizer.opt_registry:
         raise argparse.ArgumentTypeError(f'{name!r} is not an optimiser of MXNet (adam, sgd, rmsprop, ...)')
     return name.lower()
+
+
+def _frozen_epochs(text: str):
+    return text if text == 'all' else non_negative_int(text)
 
 
 def _file_or_none(text: str) -> Optional[str]:
@@ -129,6 +135,14 @@ class TrainingParser(CommandParser):
         model.add_argument('--pretrained', type=expand_path, default='auto', metavar='{auto,none,FILE}',
                            help='weights of the backbone: auto (looked for in $MXNET_HOME/models, then downloaded; '
                                 'none for convnet), none, or a .params or .safetensors file')
+        model.add_argument('--init-scale', type=positive_float, default=INIT_SCALE, metavar='M',
+                           help="magnitude of the last layer's first weights (Xavier)")
+        model.add_argument('--momentum-bn', type=fraction, metavar='M',
+                           help="batch norm's momentum in the backbone: the share of the old running statistics that "
+                                'is kept in each step (default: 0.9; 0.1 in NASNet)')
+        model.add_argument('--freeze-bn', action='store_true',
+                           help="batch norm in the backbone uses its running statistics in training, too; these, its "
+                                'scale and its shift do not change')
         model.add_argument('--disable-hybridize', action='store_true', help='run the network eagerly, to debug it')
 
         optimisation = self.add_argument_group('optimisation')
@@ -139,6 +153,15 @@ class TrainingParser(CommandParser):
                                   help='optimiser, by its name in MXNet')
         optimisation.add_argument('--lr', type=positive_float, default=lr, metavar='RATE',
                                   help='learning rate' + ('' if lr else ' of everything (default: see below)'))
+        optimisation.add_argument('--backbone-lr-factor', '--cnn-lr-factor', type=positive_float, default=1.0,
+                                  metavar='F', help="the backbone's learning rate is multiplied by this")
+        optimisation.add_argument('--conv-lr-factor', type=positive_float, metavar='F',
+                                  help="the learning rate of the backbone's convolutions is multiplied by this, too "
+                                       '(default: 0.01 for ResNet50, as published, else 1)')
+        optimisation.add_argument('--freeze-backbone', type=_frozen_epochs, nargs='?', const='all', default=0,
+                                  metavar='EPOCHS',
+                                  help='the backbone works as in a test, and does not change, in the first so many '
+                                       'epochs; without a number (or with all): in all')
         optimisation.add_argument('--factor', type=positive_float, default=factor, metavar='F',
                                   help='the learning rates are multiplied by this at each step')
         optimisation.add_argument('--steps', type=_steps, default=steps, metavar='EPOCHS',
@@ -209,11 +232,9 @@ class TrainingParser(CommandParser):
             self.error(f'--label-smooth: --loss {opt.loss} has no target distribution to smooth')
 
     def add_decrease_cnn_lr(self) -> None:
-        """Adds --decrease-cnn-lr and by how much."""
+        """Adds --decrease-cnn-lr, as published."""
         self.algorithm.add_argument('--decrease-cnn-lr', action='store_true',
-                                    help='the backbone learns at --cnn-lr-factor x --lr, the head at --lr')
-        self.algorithm.add_argument('--cnn-lr-factor', type=positive_float, default=0.1, metavar='F',
-                                    help='with --decrease-cnn-lr: rate of the backbone over that of the head')
+                                    help='the same as --backbone-lr-factor 0.1, if that is not given')
 
     def add_batch_k(self, default: int, sop: Optional[int] = None) -> None:
         """Adds --batch-k; with a `default` of 0 it chooses between shuffled and class-balanced batches.
@@ -251,6 +272,12 @@ class TrainingParser(CommandParser):
         """Parses and checks what concerns more than one flag; ends with exit status 2 on a mistake."""
         opt = super().parse_args(args, namespace)
         opt.given_flags = self._given(args)
+        if opt.momentum_bn is None:
+            opt.momentum_bn = published(opt.model).momentum_bn
+        if opt.conv_lr_factor is None:
+            opt.conv_lr_factor = published(opt.model).conv_lr_factor
+        if getattr(opt, 'decrease_cnn_lr', False) and 'backbone_lr_factor' not in opt.given_flags:
+            opt.backbone_lr_factor = 0.1
         if opt.resize is None:
             opt.resize = round(opt.image_size * 8 / 7)
         if opt.resize < opt.image_size:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import mxnet as mx
-from mxnet.gluon import HybridBlock, nn
+from mxnet import autograd
+from mxnet.gluon import HybridBlock
 
+from models.heads import INIT_SCALE, last_layer
 from models.loading import load_head
 
 
@@ -80,7 +82,9 @@ class EmbeddingNet(HybridBlock):
     normalize : bool
         Scale embeddings to unit length.
     head : HybridBlock, optional
-        (B, F) to (B, E), instead of one dense layer (Xavier, magnitude 0.2).
+        (B, F) to (B, E), instead of one dense layer.
+    init_scale : float
+        Magnitude of that layer's first weights (Xavier). Unused with a `head` of your own.
 
     Inputs:
         - **x**: (B, H, W, 3) uint8 (or float), RGB, 0..255
@@ -90,21 +94,42 @@ class EmbeddingNet(HybridBlock):
     """
 
     def __init__(self, backbone: HybridBlock, embed_dim: int = 64, normalize: bool = False,
-                 head: HybridBlock | None = None, **kwargs):
+                 head: HybridBlock | None = None, init_scale: float = INIT_SCALE, **kwargs):
         super().__init__(**kwargs)
         self.embed_dim = embed_dim
         with self.name_scope():
             self.pixels = PixelNormalization(backbone.mean, backbone.std)
             self.backbone = backbone
-            self.head = head if head is not None else nn.Dense(
-                embed_dim, in_units=getattr(backbone, 'features_dim', None) or 0,
-                weight_initializer=mx.init.Xavier(magnitude=0.2))
+            self.head = head if head is not None else last_layer(
+                embed_dim, init_scale, in_units=getattr(backbone, 'features_dim', None) or 0)
             self.l2 = L2Normalization() if normalize else None
+        self._frozen: list[mx.gluon.Parameter] = []
         if getattr(backbone, 'pretrained_head', None):
             load_head(self.head, backbone)
 
     def hybrid_forward(self, F, x):
         x = self.head(self.backbone(self.pixels(x)))
+        return x if self.l2 is None else self.l2(x)
+
+    def freeze_backbone(self, frozen: bool = True) -> None:
+        """Freezes the backbone, or lets it learn again.
+
+        Frozen, it works in training as in a test: batch norm uses its running statistics, nothing is dropped, nothing
+        in it changes, and the backward pass ends at the head.
+        """
+        if frozen and not self._frozen:
+            self._frozen = [p for p in self.backbone.collect_params().values() if p.grad_req != 'null']
+        for parameter in self._frozen:
+            parameter.grad_req = 'null' if frozen else 'write'
+        if not frozen:
+            self._frozen = []
+
+    def forward(self, x, *args):
+        if not (self._frozen and autograd.is_training()):
+            return super().forward(x, *args)
+        with autograd.pause(train_mode=False):
+            features = self.backbone(self.pixels(x))
+        x = self.head(features)
         return x if self.l2 is None else self.l2(x)
 
     def initialize(self, init=None, ctx: mx.Context | list[mx.Context] | None = None, verbose: bool = False,

@@ -7,9 +7,14 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 
 
-def _dense(units: int, use_bias: bool = True) -> nn.Dense:
-    """The last layer, initialised as the head of every other algorithm."""
-    return nn.Dense(units, use_bias=use_bias, weight_initializer=mx.init.Xavier(magnitude=0.2))
+#: Magnitude of the last layer's first weights (Xavier), as published.
+INIT_SCALE = 0.2
+
+
+def last_layer(units: int, init_scale: float, use_bias: bool = True, in_units: int = 0) -> nn.Dense:
+    """The dense layer that gives the embedding; its first weights are Xavier's, of magnitude `init_scale`."""
+    return nn.Dense(units, use_bias=use_bias, in_units=in_units,
+                    weight_initializer=mx.init.Xavier(magnitude=init_scale))
 
 
 class NormProxyHead(HybridBlock):
@@ -27,6 +32,8 @@ class NormProxyHead(HybridBlock):
         Share of the features that is dropped in training; 0 for none.
     fc : bool
         False leaves the dense layer out: the embedding is the normalised features.
+    init_scale : float
+        Of the dense layer, see :func:`last_layer`.
 
     Inputs:
         - **features**: (B, F)
@@ -35,12 +42,13 @@ class NormProxyHead(HybridBlock):
         - **embeddings**: (B, E), or (B, F) without the dense layer
     """
 
-    def __init__(self, embed_dim: int, dropout: float = 0.5, fc: bool = True, **kwargs):
+    def __init__(self, embed_dim: int, dropout: float = 0.5, fc: bool = True, init_scale: float = INIT_SCALE,
+                 **kwargs):
         super().__init__(**kwargs)
         with self.name_scope():
             self.norm = nn.LayerNorm(center=False, scale=False)
             self.dropout = nn.Dropout(dropout)
-            self.fc = _dense(embed_dim, use_bias=False) if fc else None
+            self.fc = last_layer(embed_dim, init_scale, use_bias=False) if fc else None
 
     def hybrid_forward(self, F, features):
         x = self.dropout(self.norm(features))
@@ -56,6 +64,8 @@ class BottleneckHead(HybridBlock):
         Sizes of the layers before the last, e.g. (512, 256).
     embed_dim : int
         E.
+    init_scale : float
+        Of the last layer, see :func:`last_layer`. The others start with He's weights.
 
     Inputs:
         - **features**: (B, F)
@@ -64,13 +74,13 @@ class BottleneckHead(HybridBlock):
         - **embeddings**: (B, E)
     """
 
-    def __init__(self, layers: Sequence[int], embed_dim: int, **kwargs):
+    def __init__(self, layers: Sequence[int], embed_dim: int, init_scale: float = INIT_SCALE, **kwargs):
         super().__init__(**kwargs)
         with self.name_scope():
             self.layers = nn.HybridSequential()
             for units in layers:
                 self.layers.add(nn.Dense(units, activation='relu', weight_initializer=mx.init.Xavier(magnitude=2)))
-            self.layers.add(_dense(embed_dim))
+            self.layers.add(last_layer(embed_dim, init_scale))
 
     def hybrid_forward(self, F, features):
         return self.layers(features)
@@ -89,6 +99,8 @@ class DiscriminativeHead(HybridBlock):
         C.
     dropout : float
         Share of the embedding that is dropped in training.
+    init_scale : float
+        Of both dense layers, see :func:`last_layer`.
 
     Inputs:
         - **features**: (B, F)
@@ -97,12 +109,13 @@ class DiscriminativeHead(HybridBlock):
         - **output**: (B, C)
     """
 
-    def __init__(self, embed_dim: int, num_classes: int, dropout: float = 0.5, **kwargs):
+    def __init__(self, embed_dim: int, num_classes: int, dropout: float = 0.5, init_scale: float = INIT_SCALE,
+                 **kwargs):
         super().__init__(**kwargs)
         with self.name_scope():
-            self.embedding = _dense(embed_dim)
+            self.embedding = last_layer(embed_dim, init_scale)
             self.dropout = nn.Dropout(dropout)
-            self.output = _dense(num_classes)
+            self.output = last_layer(num_classes, init_scale)
 
     def hybrid_forward(self, F, features):
         return self.output(self.dropout(self.embedding(features)))

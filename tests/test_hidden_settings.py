@@ -12,6 +12,7 @@ import models.heads
 from common import training
 from common.training.optimisers import ParamGroup
 from common.training.resume import flags_of
+from models.backbones import finetune
 from tests.tiny import SCRIPTS, flags, make_tree
 
 #: Arguments that say how large something is; the data and other flags decide that.
@@ -93,6 +94,43 @@ def test_every_number_that_shapes_training_is_a_flag(name, words, tree, tmp_path
     assert any(made == 'ParamGroup' for made, _, _ in found)
     hidden = [one for one in found if not is_a_flag(one[2], flags_of(opt))]
     assert not hidden, hidden
+
+
+def networks(opt, script):
+    """All networks that the script's `build` makes."""
+    experiment = script.build(opt, training.load_data(opt), [mx.cpu()])
+    members = range(experiment.size) if isinstance(experiment, training.Ensemble) else []
+    return [experiment.member(m).net for m in members] or [experiment.net]
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_flags_of_the_network_reach_it(name, tree, tmp_path):
+    script = importlib.import_module(f'train_{name}')
+    opt = script.parse_args(flags(tree, str(tmp_path), *script.ALGORITHM['smoke'][0].split(), '--init-scale', '0.0625',
+                                  '--momentum-bn', '0.8125', '--backbone-lr-factor', '0.375', '--conv-lr-factor', '0.5',
+                                  '--freeze-bn'))
+    for net in networks(opt, script):
+        layers = finetune.batch_norms(net.backbone)
+        assert {(layer._kwargs['momentum'], layer._kwargs['use_global_stats']) for layer in layers} == {(0.8125, True)}
+        assert {p.lr_mult for n, p in net.backbone.collect_params().items() if '_conv' not in n} == {0.375}
+        assert {p.lr_mult for n, p in net.backbone.collect_params().items() if '_conv' in n} == {0.375 * 0.5}
+        assert {p.lr_mult for p in net.head.collect_params().values()} == {1.0}
+        assert {p.init.magnitude for n, p in net.head.collect_params('.*weight').items()} == {0.0625}
+
+
+def test_defaults_of_the_network_are_the_published_ones_and_stand_in_the_log():
+    def of(*words):
+        return flags_of(importlib.import_module('train_npairs').parse_args(['--dataset', 'GLYPHS', *words]))
+
+    default = {'init_scale': 0.2, 'momentum_bn': 0.9, 'conv_lr_factor': 1.0, 'backbone_lr_factor': 1.0,
+               'freeze_bn': False, 'freeze_backbone': 0}
+    assert default.items() <= of().items()
+    assert of('--model', 'ResNet50_v2')['conv_lr_factor'] == 0.01
+    assert of('--model', 'nasnet_4_1056')['momentum_bn'] == 0.1
+    assert of('--decrease-cnn-lr')['backbone_lr_factor'] == 0.1
+    assert of('--cnn-lr-factor', '0.3', '--decrease-cnn-lr')['backbone_lr_factor'] == 0.3
+    assert of('--freeze-backbone')['freeze_backbone'] == 'all'
+    assert of('--freeze-backbone', '3')['freeze_backbone'] == 3
 
 
 def test_a_hidden_number_is_found(tree, tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ def unpack(prefix: str, arrays: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
 
 
 def block_arrays(block: gluon.Block) -> Dict[str, np.ndarray]:
-    """All parameters of a block by structural name; running statistics once per device as ``NAME@DEVICE``."""
+    """All parameters of a block by structural name; those that are not trained once per device as ``NAME@DEVICE``."""
     arrays = {}
     for name, param in block._collect_params_with_prefix().items():
         if param.grad_req == 'null':
@@ -80,7 +80,7 @@ def load_block_arrays(block: gluon.Block, arrays: Dict[str, np.ndarray]) -> None
     """
     for name, param in block._collect_params_with_prefix().items():
         for i, target in enumerate(param.list_data()):
-            saved = arrays.get(f'{name}@{i}' if param.grad_req == 'null' else name)
+            saved = arrays.get(f'{name}@{i}', arrays.get(name))
             if saved is None or saved.shape != target.shape:
                 raise ValueError(f'{name} does not fit')
             target[:] = mx.nd.array(saved, ctx=target.context, dtype=saved.dtype)

@@ -150,6 +150,8 @@ class Learner:
         if self.cluster.size > 1:  # alone, the sampler's generator runs on through the epochs
             self.sampler.reseed(derived_seed(seed, epoch, 2))
         multiplier = decay(epoch, parse_steps(self.opt.steps), self.opt.factor)
+        if self.opt.freeze_backbone:
+            self.net.freeze_backbone(self.opt.freeze_backbone == 'all' or epoch <= self.opt.freeze_backbone)
         return [trainer.start_epoch(epoch, multiplier) for trainer in self.trainers][0]
 
     def start_alike(self) -> None:
@@ -169,7 +171,9 @@ class Learner:
 
     def gradient_seen(self) -> mx.nd.NDArray:
         """Largest gradient of the network's last layer in this step, left on the device."""
-        return mx.nd.max(mx.nd.abs(self._watched.list_grad()[0])) if self._watched else mx.nd.ones(1)
+        if self._watched is None or self._watched.grad_req == 'null':
+            return mx.nd.ones(1)
+        return mx.nd.max(mx.nd.abs(self._watched.list_grad()[0]))
 
     def largest_gradient(self) -> Dict[str, Any]:
         """Name and value of the largest gradient, for the message of a run that diverged."""

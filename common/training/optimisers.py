@@ -66,7 +66,8 @@ class ParamGroup:
     clip : float or None
         Element-wise bound of the gradient.
     frozen_epochs : int
-        The group does not move in the first so many epochs.
+        The group does not move in the first so many epochs; its gradients are computed, and batch norm's running
+        statistics move.
     """
     params: Parameters
     lr: float
@@ -88,13 +89,6 @@ def param_group(opt, params: Parameters, lr: Optional[float] = None, wd: Optiona
     options = {'epsilon': opt.epsilon} if opt.optimizer in ('adam', 'nadam', 'ftml', 'rmsprop', 'adadelta') else {}
     return ParamGroup(params, opt.lr if lr is None else lr, opt.wd if wd is None else wd, opt.optimizer, options,
                       clip=opt.clip_gradient or None, frozen_epochs=frozen_epochs)
-
-
-def head_and_backbone(opt, net) -> List[ParamGroup]:
-    """Head and backbone, which with --decrease-cnn-lr learns more slowly."""
-    return [param_group(opt, net.head.collect_params()),
-            param_group(opt, net.backbone.collect_params(),
-                        lr=opt.lr * (opt.cnn_lr_factor if opt.decrease_cnn_lr else 1))]
 
 
 class GroupTrainer:
@@ -121,10 +115,10 @@ class GroupTrainer:
         if not self.active:
             return []
         self._trainer.allreduce_grads()
-        return [param.list_grad() for param in self._trainer._params]
+        return [param.list_grad() for param in self._trainer._params if param.grad_req != 'null']
 
     def step(self) -> None:
-        """Moves the parameters."""
+        """Moves the parameters, but for those that have no gradient now (--freeze-backbone)."""
         if self.active:
             self._trainer.update(1)
 
@@ -155,7 +149,7 @@ class GroupTrainer:
         for device, context in enumerate(self._trainer._contexts):
             updater = self._trainer._updaters[device]
             for i, param in enumerate(self._trainer._params):
-                if not counts:
+                if i not in counts:     # it has not moved yet
                     continue
                 weight = param.data(context)
                 state = optimizer.create_state_multi_precision(i, weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.backbones import convnet, efficientnet_lite, inception_bn, resnet, zoo
+from models.backbones import convnet, efficientnet_lite, finetune, inception_bn, resnet, zoo
 from models.backbones.base import Backbone, Contexts, features_length, initialize
 from common.errors import UsageError
 from models.loading import load_pretrained
@@ -50,8 +50,7 @@ def get_backbone(name: str, pretrained: str = 'none', ctx: Contexts = None) -> B
     """
     backbone = _build(name)
     backbone.features_dim = features_length(backbone, backbone.image_size)
-    if backbone.model.startswith('resnet50'):
-        resnet.slow_convolutions(backbone)
+    finetune.set_learning_rates(backbone, conv_factor=finetune.published(backbone.model).conv_lr_factor)
     initialize(backbone, ctx)
     if pretrained != 'none' and not (pretrained == 'auto' and backbone.model == 'convnet'):
         load_pretrained(backbone, pretrained)

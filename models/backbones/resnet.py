@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from mxnet.gluon import nn
 from mxnet.gluon.model_zoo import vision
 
-from models.backbones.base import Backbone
 from models.backbones.zoo import ZooBackbone
 
 NAMES = tuple(f'resnet{layers}_v{version}' for layers in (18, 34, 50, 101, 152) for version in (1, 2))
@@ -14,12 +12,3 @@ NAMES = tuple(f'resnet{layers}_v{version}' for layers in (18, 34, 50, 101, 152) 
 def build(name: str) -> ZooBackbone:
     """The network `name`, uninitialised."""
     return ZooBackbone(name, vision.get_model(name))
-
-
-def slow_convolutions(backbone: Backbone, factor: float = 0.01) -> None:
-    """Makes the convolutions' weights learn at `factor` times the learning rate, as published for ResNet50."""
-    def visit(block):
-        if isinstance(block, nn.Conv2D):
-            block.weight.lr_mult = factor
-
-    backbone.apply(visit)
