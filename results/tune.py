@@ -68,7 +68,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise ExperimentsError('results.tune needs Optuna: pip install -r requirements-tune.txt') from None
+        raise ExperimentsError('Optuna is not installed: pip install -r requirements-tune.txt') from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
