@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -21,10 +22,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results import experiments, reproduce, tune, tuning
+from results import experiments, plots, report, reproduce, tune, tuning
+from results.aggregate import boards
 from results.algorithms import ALGORITHMS, algorithm
 from results.experiments import ExperimentsError
+from results.figures.tuning import draw_tuning
+from results.readlog import read_logs
+from results.tables import all_tables
 from results.tuning import Record, Row, Trial
+from tests.results import samples
 from tests.tiny import make_tree
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -423,3 +429,49 @@ def test_tunability_and_collapse():
     row = example().rows['margin']
     assert tuning.tunability(row) == 20.0 and tuning.collapse_rate(row, 30.0) == 0.5
     assert tuning.collapse_rate(row, 60.0) == 1.0 and tuning.collapse_rate(row, -1.0) == 0.0
+
+
+# Tables, figures and report -----------------------------------------------------------------------------------------
+
+def test_the_table_says_what_the_record_says(tmp_path):
+    tuning.save_record(str(tmp_path / 'tuned' / 'glyphs.yaml'), dataclasses.replace(example(), experiment='glyphs'))
+    tuning.save_record(str(tmp_path / 'tuned' / 'theirs.yaml'), dataclasses.replace(example(), experiment='theirs'))
+    table = all_tables(str(tmp_path))['tuning']
+    assert '| Margin | 4 | 30.0 | 50.0 | 20.0 | 50 % | `lr 1e-05` `normalize yes` |' in table
+    assert table.count('| Margin |') == 1 and 'Triplet' not in table and 'Raw pixels have 30.0' in table
+    assert 'Training images of a run: 300 to 300' in table and 'fold 1/4; seed 5' in table
+    assert all_tables(str(tmp_path / 'none'))['tuning'] == 'No experiment has been searched yet.'
+
+
+def test_the_figure_has_the_expected_best_of_every_algorithm(tmp_path, monkeypatch):
+    figure = draw_tuning(example())
+    lines = figure.axes[0].get_lines()
+    assert list(lines[0].get_ydata()) == tuning.expected_best([30.0, 50.0, 0.0, 50.0]) and len(lines) == 2
+    assert list(lines[1].get_ydata()) == [30.0, 30.0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ['Margin', 'raw pixels']
+    assert draw_tuning(Record('tiny', 5, ['1/4'])) is None
+    monkeypatch.chdir(tmp_path)
+    tuning.save_record(RECORD, example())
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert plots.main([RECORD, '--out', 'p']) == 0
+    assert sorted(os.listdir('p')) == ['tuning_tiny.png', 'tuning_tiny.svg']
+
+
+def test_the_report_shows_the_search_and_leaves_its_trials_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    samples.log('results/logs/glyphs/margin_seed123.jsonl')
+    trial = samples.config('triplet', identity='trial', validate_only=True)
+    samples.write('results/logs/glyphs-tune/triplet_trial00_seed123.jsonl', [
+        trial, {'event': 'epoch', 'id': 'trial', 'run': 1, 'epoch': 1, 'val': {'recall@1': 33.0}},
+        {'event': 'run_end', 'id': 'trial', 'run': 1, 'seed': 123, 'last': {'epoch': 1, 'val': {'recall@1': 33.0}}}])
+    pixels = samples.config('raw-pixels', identity='raw', fold='1/4')
+    samples.write('results/logs/glyphs-tune/raw_pixels.jsonl', [
+        pixels, {'event': 'epoch', 'id': 'raw', 'run': 1, 'epoch': 0, **samples.metrics(11.0)}])
+    experiments, _ = read_logs(['results/logs'])
+    [board] = boards(experiments)
+    assert [group.algorithm for group in board.groups] == ['margin'] and 'raw-pixels' not in board.references
+    tuning.save_record(RECORD, example())
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert report.main([]) == 0
+    page = Path('results/report.html').read_text()
+    assert 'Settings of tiny' in page and 'lr 1e-05, normalize True' in page and 'Triplet semi-hard, GLYPHS' not in page
