@@ -21,6 +21,7 @@ ALGORITHM = {
     'idea': 'Queries are classified by the nearest mean of a few support images of each class.',
     'smoke': ['--nc 2 --ns 2 --nq 2 --batches-per-epoch 3 --batch-size 8'],
     'learns': '--epochs 8 --batches-per-epoch 10',
+    'batch': 'nc * (ns + nq)',
     'search': {'lr': ('log', 1e-4, 1e-2), 'nc': ('choice', 6, 12, 24)},
 }
 

@@ -39,6 +39,14 @@ fraction = _number(float, 0, 1, False, 'a number from 0 to 1')
 seed_number = _number(int, 0, MAX_SEED, False, f'a whole number from 0 to {MAX_SEED}')
 
 
+def fold(text: str) -> str:
+    """``1/4``: the first of four parts."""
+    number, _, parts = text.partition('/')
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts) and 2 <= int(parts) <= 1000):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a part of several, as 1/4')
+    return f'{int(number)}/{int(parts)}'
+
+
 def _backbone(name: str) -> str:
     if not is_backbone(name):
         raise argparse.ArgumentTypeError(f'{name!r} is neither inception-bn, efficientnet-lite0, resnet50_v2, '
@@ -124,8 +132,12 @@ class TrainingParser(CommandParser):
                           help='keep the decoded, resized images in a memory-mapped file in this folder')
         data.add_argument('--skip-bad-images', type=non_negative_int, default=0, metavar='N',
                           help='go on with up to N unreadable images, each named in the log')
-        data.add_argument('--val-split', type=fraction, default=0.0, metavar='F',
-                          help='fraction of the training classes held out to choose the epoch; 0 holds out none')
+        held_out = data.add_mutually_exclusive_group()
+        held_out.add_argument('--val-split', type=fraction, default=0.0, metavar='F',
+                              help='fraction of the training classes held out to choose the epoch; 0 holds out none')
+        held_out.add_argument('--fold', type=fold, metavar='K/N',
+                              help='instead: hold out the Kth of N equal parts of the training classes, dealt out by '
+                                   '--seed')
 
         model = self.add_argument_group('model')
         model.add_argument('--model', type=_backbone, default='inception-bn', metavar='NAME',
@@ -179,6 +191,9 @@ class TrainingParser(CommandParser):
                                 help='evaluate after every so many epochs, and after the last')
         evaluation.add_argument('--skip-pretrain-validation', action='store_true',
                                 help='do not evaluate before training')
+        evaluation.add_argument('--validate-only', action='store_true',
+                                help='evaluate the held-out training classes (--fold, --val-split) alone; no test '
+                                     'image is read')
         evaluation.add_argument('--no-nmi', action='store_true', help='leave out clustering and its NMI')
 
         run = self.add_argument_group('run')

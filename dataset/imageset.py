@@ -127,6 +127,39 @@ def split_classes(train: ImageSet, fraction: float, seed: int = 0) -> Tuple[Imag
     return train.select_classes(np.sort(order[count:])), train.select_classes(np.sort(order[:count]))
 
 
+def fold_classes(train: ImageSet, number: int, parts: int, seed: int = 0) -> Tuple[ImageSet, ImageSet]:
+    """Hold out one of several equal parts of the classes, with all of their images.
+
+    With the same seed, the parts have no class in common, and every class is in one of them.
+
+    Parameters
+    ----------
+    train : ImageSet
+    number : int
+        Which part to hold out, from 1.
+    parts : int
+        How many parts there are, at least 2. Their sizes differ by one class at most.
+    seed : int
+        Shuffles the classes before they are dealt out.
+
+    Returns
+    -------
+    (rest, held_out) : ImageSets without a common class, each with its classes in their order.
+
+    Raises
+    ------
+    UsageError
+        If a part would have fewer than two classes.
+    """
+    total = train.num_classes
+    if total < 2 * parts:
+        raise UsageError(f'--fold {number}/{parts} needs at least {2 * parts} training classes, {train._title} has '
+                         f'{total}.')
+    dealt = np.array_split(np.random.RandomState(seed).permutation(total), parts)
+    held_out = dealt.pop(number - 1)
+    return train.select_classes(np.sort(np.concatenate(dealt))), train.select_classes(np.sort(held_out))
+
+
 class Counts(NamedTuple):
     """How much a published dataset holds."""
 

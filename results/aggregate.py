@@ -131,8 +131,9 @@ class Board:
 
 def boards(experiments: Sequence[Experiment]) -> List[Board]:
     """One board for each dataset and backbone that trained something."""
-    trained = [e for e in experiments if e.algorithm not in REFERENCE_KEYS]
-    pixels = [e for e in experiments if e.algorithm == 'raw-pixels']
+    # Trials of a search and raw pixels of held-out classes say nothing of the test set.
+    trained = [e for e in experiments if e.algorithm not in REFERENCE_KEYS and not e.flags.get('validate_only')]
+    pixels = [e for e in experiments if e.algorithm == 'raw-pixels' and not e.flags.get('fold')]
     by_place: Dict[Tuple[str, str], List[Group]] = {}
     for group in group_runs(trained):
         by_place.setdefault((group.dataset, group.model), []).append(group)

@@ -60,6 +60,10 @@ class Algorithm:
     batch_size, batches_per_epoch : int or None
         The script's defaults, where they are literals. ``batches_per_epoch`` is 0 where an epoch is one pass over the
         images, and None where the script has no such flag.
+    batch : str
+        Where the size of a batch follows from other flags: from which, as ``nc * (ns + nq)``.
+    defaults : dict
+        The defaults of the script's own flags, where they are whole numbers.
     colour, hatch, marker, dashes, open_marker :
         How it is drawn in every figure.
     """
@@ -77,11 +81,38 @@ class Algorithm:
     search: Dict[str, Tuple] = field(default_factory=dict, compare=False)
     batch_size: Optional[int] = None
     batches_per_epoch: Optional[int] = None
+    batch: str = ''
+    defaults: Dict[str, int] = field(default_factory=dict, compare=False)
     colour: str = '#4D4D4D'
     hatch: str = ''
     marker: str = 'o'
     dashes: Any = '-'
     open_marker: bool = False
+
+    def images_in_batch(self, flags: Dict[str, Optional[str]]) -> int:
+        """How many images a batch has with these flags.
+
+        Raises
+        ------
+        ValueError
+            If that is not a whole number from 1.
+        """
+        numbers = {'batch-size': self.batch_size, **self.defaults, **flags}
+        size = _count(ast.parse(self.batch or 'batch_size', mode='eval').body, numbers)
+        if size < 1:
+            raise ValueError
+        return size
+
+
+def _count(node: ast.AST, numbers: Dict[str, Any]) -> int:
+    """The value of a formula of names, sums and products."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Mult)):
+        left, right = _count(node.left, numbers), _count(node.right, numbers)
+        return left + right if isinstance(node.op, ast.Add) else left * right
+    value = numbers.get(node.id.replace('_', '-')) if isinstance(node, ast.Name) else None
+    if value is None:
+        raise ValueError
+    return int(value)
 
 
 def look(place: int) -> Dict[str, Any]:
@@ -98,7 +129,7 @@ def look(place: int) -> Dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading the scripts
 
-_TEXTS = ('key', 'name', 'paper', 'link', 'published', 'idea', 'learns')
+_TEXTS = ('key', 'name', 'paper', 'link', 'published', 'idea', 'learns', 'batch')
 _NEEDED = ('key', 'name', 'paper', 'link', 'published', 'idea', 'smoke', 'search')
 _VARIANT_TEXTS = ('name', 'flags', 'idea', 'learns')
 
@@ -140,10 +171,15 @@ def _read_script(path: str) -> List[Algorithm]:
     problem = _problem(declared)
     if problem:
         raise AlgorithmError(f'{script}: {problem}')
-    batch_size, batches = _defaults(tree, script)
+    batch_size, batches, defaults = _defaults(tree, script)
     row = Algorithm(declared['key'], declared['name'], script, (), declared['paper'], declared['link'],
                     declared['published'], declared['idea'], tuple(declared['smoke']), declared.get('learns', ''),
-                    declared['search'], batch_size, batches)
+                    declared['search'], batch_size, batches, declared.get('batch', ''), defaults)
+    try:
+        row.images_in_batch({'batch-size': '1'})
+    except (ValueError, SyntaxError, RecursionError) as error:
+        raise AlgorithmError(f"{script}: ALGORITHM's 'batch' must be made of flags with a number as default, + and *, "
+                             "as nc * (ns + nq)") from error
     return [replace(row, key=key, name=own['name'], flags=_pairs(own['flags']), idea=own.get('idea', row.idea),
                     learns=own.get('learns', row.learns))
             for key, own in declared.get('variants', {}).items()] or [row]
@@ -204,9 +240,12 @@ def _pairs(flags: str) -> Tuple[Tuple[str, str], ...]:
     return tuple((name[2:], value) for name, value in zip(names, values))
 
 
-def _defaults(tree: ast.AST, script: str) -> Tuple[Optional[int], Optional[int]]:
-    """The defaults of --batch-size and --batches-per-epoch in a script's `parse_args`; None where it has none."""
+def _defaults(tree: ast.AST, script: str) -> Tuple[Optional[int], Optional[int], Dict[str, int]]:
+    """The defaults of --batch-size and --batches-per-epoch in a script's `parse_args`, None where it has none; and of
+    its own flags, where they are whole numbers.
+    """
     batch_size = batches = None
+    own: Dict[str, int] = {}
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         called = getattr(call.func, 'id', getattr(call.func, 'attr', None))
         given = {keyword.arg: keyword.value for keyword in call.keywords}
@@ -218,7 +257,10 @@ def _defaults(tree: ast.AST, script: str) -> Tuple[Optional[int], Optional[int]]
             if type(batches) is not int:
                 raise AlgorithmError(f'{script}, line {call.lineno}: the default of --batches-per-epoch must be a '
                                      'literal number, so that results can make all epochs equally long')
-    return batch_size if type(batch_size) is int else None, batches
+        elif called == 'add_argument':
+            value = getattr(given.get('default'), 'value', None)
+            own.update({name[2:]: value for name in names if type(value) is int and str(name).startswith('--')})
+    return batch_size if type(batch_size) is int else None, batches, own
 
 
 # ---------------------------------------------------------------------------------------------------------------------

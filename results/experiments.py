@@ -9,7 +9,8 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from fractions import Fraction
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import yaml
 
@@ -189,6 +190,11 @@ class Job:
         """Where the script keeps its checkpoint."""
         return self.prefix + '.ckpt.npz'
 
+    @property
+    def validates_only(self) -> bool:
+        """Does it leave the test set alone?"""
+        return 'validate-only' in self.flags
+
     def note(self, suffix: str) -> str:
         """A file of this program about the run, in a hidden folder beside its log."""
         return os.path.join(self.results_dir, 'logs', self.experiment, '.runs', self.name + suffix)
@@ -214,19 +220,55 @@ class Job:
         return words + (['--load-checkpoint'] if resume else [])
 
 
-def expand(spec: Spec, results_dir: str = 'results', runs: Optional[int] = None, only: Optional[Sequence[str]] = None,
-           data_path: Optional[str] = None, script_dir: str = '') -> List[Job]:
-    """All runs of an experiment, one seed of everything before the next.
+def chosen_rows(spec: Spec, only: Optional[Sequence[str]]) -> List[str]:
+    """The algorithms that the words of ``--only`` mean; all for None.
 
     Raises
     ------
     ExperimentsError
         If `only` names something that the experiment does not have.
     """
-    chosen = spec.algorithms if only is None else [k for k in spec.algorithms if any(_is_named(k, o) for o in only)]
     for one in only or ():
-        if not any(_is_named(k, one) for k in spec.algorithms):
+        if not any(_is_named(key, one) for key in spec.algorithms):
             raise ExperimentsError(f'--only {one}: {spec.name} has {", ".join(spec.algorithms)}')
+    return [key for key in spec.algorithms if only is None or any(_is_named(key, one) for one in only)]
+
+
+def row_flags(spec: Spec, key: str) -> Dict[str, Optional[str]]:
+    """The flags that an experiment gives to an algorithm."""
+    return {**spec.flags, **dict(algorithm(key).flags), **spec.algorithms[key]}
+
+
+def with_values(flags: Dict[str, Optional[str]], values: Mapping[str, Any]) -> Dict[str, Optional[str]]:
+    """`flags` with the values of a search in their place; True and False say whether a flag without value is there."""
+    found = dict(flags)
+    for name, value in values.items():
+        if value is False:
+            found.pop(name, None)
+        else:
+            found[name] = None if value is True else str(value)
+    return found
+
+
+def expand(spec: Spec, results_dir: str = 'results', runs: Optional[int] = None, only: Optional[Sequence[str]] = None,
+           data_path: Optional[str] = None, script_dir: str = '',
+           tuned: Optional[Mapping[str, Mapping[str, Any]]] = None) -> List[Job]:
+    """All runs of an experiment, one seed of everything before the next.
+
+    Parameters
+    ----------
+    spec, results_dir, runs, only, data_path, script_dir
+        As the flags of `results.reproduce` say.
+    tuned : mapping, optional
+        Algorithm -> the values that a search found, by flag. The runs then belong to ``EXPERIMENT-tuned``.
+
+    Raises
+    ------
+    ExperimentsError
+        If `only` names something that the experiment does not have.
+    """
+    chosen = chosen_rows(spec, only)
+    name = spec.name if tuned is None else f'{spec.name}-tuned'
     settings: List[Dict[str, Optional[str]]] = [{}]
     for flag, values in spec.sweep.items():
         settings = [{**s, flag: v} for s in settings for v in values]
@@ -238,9 +280,10 @@ def expand(spec: Spec, results_dir: str = 'results', runs: Optional[int] = None,
         for setting in settings:
             variant = '_'.join(re.sub(r'[^\w.-]', '-', f'{k}-{v}') for k, v in setting.items())
             for key in chosen:
-                flags = {**spec.flags, **dict(algorithm(key).flags), **spec.algorithms[key], **setting}
-                flags.update(_batches(spec, key, flags))
-                jobs.append(Job(spec.name, key, variant, seed, flags, results_dir, data_path, script_dir))
+                own = row_flags(spec, key)
+                flags = {**with_values(own, (tuned or {}).get(key, {})), **setting}
+                flags.update(batches(spec, key, {**own, **setting}, flags))
+                jobs.append(Job(name, key, variant, seed, flags, results_dir, data_path, script_dir))
     return jobs
 
 
@@ -249,22 +292,48 @@ def _is_named(key: str, word: str) -> bool:
     return word in (key, script_word(algorithm(key)))
 
 
-def _batches(spec: Spec, key: str, flags: Dict[str, Optional[str]]) -> Dict[str, str]:
-    """The flag that makes an epoch `images_per_epoch` long, for a script whose epoch is a fixed number of batches.
+def batches(spec: Spec, key: str, declared: Dict[str, Optional[str]], flags: Dict[str, Optional[str]],
+            share: Fraction = Fraction(1)) -> Dict[str, str]:
+    """The flag that keeps the images of an epoch equal, for a script whose epoch is a fixed number of batches.
 
     All others' epoch is one pass over the images already.
+
+    Parameters
+    ----------
+    spec, key
+        The experiment and the algorithm.
+    declared : dict
+        The flags that the experiment gives to it.
+    flags : dict
+        The flags that it runs with; a search may have changed the size of its batches.
+    share : Fraction
+        The part of the training classes that is left where some are held out.
+
+    Returns
+    -------
+    dict
+        ``batches-per-epoch``, or nothing where it is as it should be.
+
+    Raises
+    ------
+    ExperimentsError
+        If the size of a batch is not known.
     """
     row = algorithm(key)
-    declared = any(name in flags for name in ('batches-per-epoch', 'iteration-per-epoch', 'epoch-length'))
-    if spec.images_per_epoch is None or declared or not row.batches_per_epoch:
+    said = next((declared[name] for name in ('batches-per-epoch', 'iteration-per-epoch', 'epoch-length')
+                 if name in declared), None)
+    fixed = said if said is not None else row.batches_per_epoch
+    if fixed in (None, 0, '0'):
         return {}
-    size = flags.get('batch-size') or row.batch_size
+    by_experiment = said is None and spec.images_per_epoch is not None
+    if not by_experiment and flags == declared and share == 1:
+        return {}
     try:
-        batches = spec.images_per_epoch // int(size)
-    except (TypeError, ValueError, ZeroDivisionError):
+        images = spec.images_per_epoch if by_experiment else int(fixed) * row.images_in_batch(declared)
+        return {'batches-per-epoch': str(max(1, int(images * share) // row.images_in_batch(flags)))}
+    except (TypeError, ValueError):
         raise ExperimentsError(f'{spec.name}: the batch size of {row.script} is not known; say its batches-per-epoch '
                                'under "algorithms"') from None
-    return {'batches-per-epoch': str(max(1, batches))}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
-"""Draws the paper's figures, and three more, from run logs.
+"""Draws the paper's figures, and some more, from run logs.
 
     python -m results.plots                          all of results/logs into results/plots
     python -m results.plots results/logs/glyphs      one folder, or any files
+    python -m results.plots results/tuned/glyphs.yaml
+                                                     what a search found, against its trials
     python -m results.plots --paper                  the published figures, from results/paper.csv
 
 One PNG and one SVG, as wide as a column (3.3 inches), for each of: recall@1 and NMI as bars, learning curves, best
@@ -11,6 +13,7 @@ against batch size where the logs hold several. Whiskers and bands are 95% inter
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import sys
 from typing import Dict, List, Optional
@@ -27,8 +30,10 @@ from results.figures.selection import draw_selection
 from results.figures.style import SELECTION_NAMES, render, styled
 from results.figures.sweep import draw_sweep, sweeps
 from results.figures.time import draw_time
+from results.figures.tuning import draw_tuning
 from results.readlog import LogError, read_logs
 from results.records import SELECTIONS
+from results.tuning import load_record
 
 
 def figures(board: Board, selection: str = 'best-on-test', target: Optional[float] = None,
@@ -78,8 +83,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     """The command; gives its exit status."""
     parser = CommandParser(prog='python -m results.plots', description=__doc__,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('logs', nargs='*', type=expand_path, default=['results/logs'],
-                        help='logs, or folders of them (results/logs)')
+    parser.add_argument('logs', nargs='*', type=expand_path,
+                        help='logs, or folders of them (results/logs), and records of searches '
+                             '(results/tuned/*.yaml)')
     parser.add_argument('--paper', action='store_true', help='draw the published figures instead')
     parser.add_argument('--out', type=expand_path, default='results/plots', metavar='DIR',
                         help='where the pictures go (results/plots)')
@@ -96,10 +102,16 @@ def _run(opt: argparse.Namespace) -> int:
     if opt.paper:
         drawn = paper_figures()
     else:
-        experiments, problems = read_logs(opt.logs)
+        paths = opt.logs or ['results/logs', *sorted(glob.glob('results/tuned/*.yaml'))]
+        logs = [path for path in paths if not path.endswith('.yaml')]
+        experiments, problems = read_logs(logs) if logs else ([], [])
         for problem in problems:
             print(f'results.plots: left out {problem}', file=sys.stderr)
         drawn = {}
+        for record in (load_record(path) for path in paths if path not in logs):
+            figure = draw_tuning(record)
+            if figure is not None:
+                drawn[f'tuning_{record.experiment}'] = figure
         for board in boards(experiments):
             for note in board.notes:
                 print(f'results.plots: {board.dataset}, {board.model}: {note}', file=sys.stderr)

@@ -25,11 +25,13 @@ from common.files import atomic_write, expand_path
 from results.aggregate import Board, Group, boards
 from results.algorithms import algorithm
 from results.figures.style import MODEL_NAMES, SELECTION_NAMES, render, styled
+from results.figures.tuning import draw_tuning
 from results.plots import figures
 from results.readlog import LogError, read_logs
 from results.records import SELECTIONS, Experiment, Run
 from results.statistics import compare, interval, metric_order, metric_title
-from results.tables import NMI_NOTE, check_pages, number, standing, update_pages
+from results.tables import NMI_NOTE, check_pages, number, standing, tuning_records, update_pages
+from results.tuning import Record, collapse_rate, tunability
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MAIN_METRICS = ('recall@1', 'map@r', 'nmi')
@@ -137,7 +139,17 @@ def _outputs(runs: Sequence[Run]) -> List[Tuple[str, float]]:
     return [(name, interval(values).mean) for name, values in found.items()]
 
 
-def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictures: str = '') -> str:
+def _search(record: Record) -> Dict[str, Any]:
+    drawn = styled(lambda: render(draw_tuning(record), 'svg'))
+    rows = [{'key': key, 'trials': len(row.trials), 'default': row.trials[0].score, 'best': row.best.score,
+             'gain': tunability(row), 'settings': ', '.join(f'{k} {v}' for k, v in row.best.flags.items()),
+             'collapse': None if record.raw_pixels is None else 100 * collapse_rate(row, record.raw_pixels)}
+            for key, row in record.rows.items() if row.trials]
+    return {'record': record, 'rows': rows, 'figure': base64.b64encode(drawn).decode()}
+
+
+def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictures: str = '',
+         records: Sequence[Record] = ()) -> str:
     """The whole page.
 
     Parameters
@@ -148,6 +160,8 @@ def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictur
         What could not be read, to be said at the end.
     pictures : str
         A folder of pictures to show, where it exists.
+    records : list of Record
+        Of searches, each with at least one trial.
 
     Raises
     ------
@@ -163,7 +177,8 @@ def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictur
     environment.globals.update(algorithm=algorithm, metric_title=metric_title, main_metrics=MAIN_METRICS,
                                selection_names=SELECTION_NAMES, model_names=MODEL_NAMES, nmi_note=NMI_NOTE)
     return environment.get_template('report.html.j2').render(
-        boards=[_board(board) for board in found], experiments=[_experiment(e) for e in experiments],
+        boards=[_board(board) for board in found], searches=[_search(record) for record in records],
+        experiments=[_experiment(e) for e in experiments],
         number_of_runs=sum(len(e.runs) for e in experiments), latest=max((e.time for e in experiments), default=''),
         pictures=list(_pictures(pictures)), problems=problems, css=_own_text('report.css'),
         script=_own_text('report.js'))
@@ -201,8 +216,11 @@ def _run(opt: argparse.Namespace) -> int:
     if opt.update_readme or opt.check_readme:
         return (update_pages if opt.update_readme else check_pages)(opt.readme, opt.results_dir)
     experiments, problems = read_logs(opt.logs or [os.path.join(opt.results_dir, 'logs')])
+    experiments = [e for e in experiments if not e.flags.get('validate_only')]      # trials: in the records
+    records = tuning_records(opt.results_dir)
     out = opt.out or os.path.join(opt.results_dir, 'report.html')
-    made = page(experiments, problems, opt.pictures or os.path.join(opt.results_dir, 'pictures'))
+    made = page(experiments, problems, opt.pictures or os.path.join(opt.results_dir, 'pictures'),
+                records)
     os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
     with atomic_write(out) as file:
         file.write(made.encode('utf-8', 'replace'))

@@ -4,6 +4,7 @@
     python -m results.reproduce glyphs
     python -m results.reproduce cub-inception --runs 10 --data-path DIR --gpus 0,1,2,3
     python -m results.reproduce glyphs --only margin,proxy --dry-run
+    python -m results.reproduce glyphs --settings tuned     (what python -m results.tune glyphs found)
 
 Every run (one algorithm, one setting, one seed) is a process of its own with a log of its own. After an interruption,
 call the command again: finished runs are skipped, and broken ones go on from their checkpoint. If the experiment has
@@ -44,6 +45,7 @@ from results.experiments import (
     EXPERIMENTS_FILE,
     ExperimentsError,
     Job,
+    chosen_rows,
     expand,
     finished,
     load_experiments,
@@ -52,8 +54,10 @@ from results.experiments import (
     read_note,
     write_note,
 )
+from results.tuning import best_settings, record_path
 
 LAST_LINES = 8
+WAIT = 0.2              # seconds until a thread without work asks again
 PATIENCE = 120.0        # seconds that an interrupted run has to save its checkpoint
 
 
@@ -64,6 +68,7 @@ class Outcome(NamedTuple):
     status: str
     seconds: float = 0.0
     last_lines: Tuple[str, ...] = ()
+    code: int = 0           # the exit status of its process
 
 
 class RunsBar:
@@ -108,6 +113,9 @@ class RunsBar:
 
 def _reached(outcome: Outcome) -> str:
     for _, run in matching(outcome.job) if outcome.status == 'finished' else ():
+        held_out = [epoch.val['recall@1'] for epoch in run.epochs if 'recall@1' in epoch.val]
+        if outcome.job.validates_only and held_out:
+            return f', recall@1 of held-out classes {held_out[-1]:.2f}'
         best, last = (run.chosen.get(s, (None, {}))[1].get('recall@1') for s in ('best-on-test', 'last'))
         if best is not None and last is not None:
             return f', recall@1 {best:.2f} (last epoch {last:.2f})'
@@ -169,7 +177,7 @@ def execute(job: Job, gpu: Optional[str] = None, threads: Optional[int] = None,
         lines += (f'(exit status {code}; the whole output is in {job.note(".out")})' if code else
                   f'(exit status 0, but {job.log} has no end of the run)',)
         write_note(job, state='failed', seconds=seconds)
-        return Outcome(job, 'failed', seconds, lines)
+        return Outcome(job, 'failed', seconds, lines, code)
 
 
 def _last_lines(path: str, start: int) -> Tuple[str, ...]:
@@ -189,26 +197,69 @@ def execute_in(folder: str, job: Job) -> Outcome:
 # ---------------------------------------------------------------------------------------------------------------------
 # Running all
 
-def run_locally(jobs: Sequence[Job], slots: int, gpus: Sequence[str]) -> List[Outcome]:
-    """Runs `slots` at a time on this machine; each has a GPU of its own if `gpus` are named."""
+class JobList:
+    """Jobs that may run in any order, as `run_locally` takes them.
+
+    A class like this decides what runs next; several threads call it.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.total = len(jobs)
+        self._waiting = list(reversed(jobs))
+        self._lock = threading.Lock()
+
+    def take(self) -> Optional[Job]:
+        """What is to run next; None where nothing can start now."""
+        with self._lock:
+            return self._waiting.pop() if self._waiting else None
+
+    def has_more(self) -> bool:
+        """May `take` give another job, now or when one under way has ended?"""
+        return bool(self._waiting)
+
+    def done(self, outcome: Outcome) -> Outcome:
+        """Is told how a job ended; gives what is to be shown of it."""
+        return outcome
+
+
+def run_locally(source: Any, slots: int, gpus: Sequence[str]) -> List[Outcome]:
+    """Runs `slots` at a time on this machine; each has a GPU of its own if `gpus` are named.
+
+    Parameters
+    ----------
+    source : JobList, or what has its methods
+        Gives the jobs.
+    slots : int
+    gpus : sequence of str
+
+    Raises
+    ------
+    Exception
+        What `source.done` raised, after the other runs have saved their checkpoints.
+    """
     threads = max(1, (os.cpu_count() or 1) // slots) if not gpus and slots > 1 else None
     devices: queue.Queue[Optional[str]] = queue.Queue()
     for i in range(slots):
         devices.put(gpus[i % len(gpus)] if gpus else None)
-    waiting: queue.Queue[Job] = queue.Queue()
-    for job in jobs:
-        waiting.put(job)
     outcomes: List[Outcome] = []
     processes: Dict[str, subprocess.Popen] = {}
+    problems: List[BaseException] = []
     stop = threading.Event()
-    bar = RunsBar(len(jobs))
+    bar = RunsBar(source.total)
 
     def work() -> None:
         while not stop.is_set():
             try:
-                job = waiting.get_nowait()
-            except queue.Empty:
+                job = source.take()
+            except Exception as error:
+                problems.append(error)
+                stop.set()
                 return
+            if job is None:
+                if not source.has_more():
+                    return
+                stop.wait(WAIT)
+                continue
             device = devices.get()
             bar.start(job)
             try:
@@ -220,6 +271,11 @@ def run_locally(jobs: Sequence[Job], slots: int, gpus: Sequence[str]) -> List[Ou
                 devices.put(device)
             if stop.is_set() and outcome.status == 'failed':
                 outcome = Outcome(job, 'interrupted', outcome.seconds)
+            try:
+                outcome = source.done(outcome)
+            except Exception as error:
+                problems.append(error)
+                stop.set()
             outcomes.append(outcome)
             bar.end(outcome)
 
@@ -231,6 +287,8 @@ def run_locally(jobs: Sequence[Job], slots: int, gpus: Sequence[str]) -> List[Ou
             for worker in workers:
                 worker.join(0.5 / len(workers))
             bar.refresh()
+            if problems:
+                _stop(processes, workers)
     except KeyboardInterrupt:
         stop.set()
         print('interrupted: waiting for the runs to save their checkpoints', file=sys.stderr)
@@ -238,6 +296,8 @@ def run_locally(jobs: Sequence[Job], slots: int, gpus: Sequence[str]) -> List[Ou
         raise
     finally:
         bar.close()
+    if problems:
+        raise problems[0]
     return outcomes
 
 
@@ -354,14 +414,17 @@ def parser() -> argparse.ArgumentParser:
                          formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument('experiments', nargs='*', metavar='EXPERIMENT', help='what to run; --list names them')
     made.add_argument('--list', action='store_true', help='list the experiments')
-    made.add_argument('--runs', type=_positive, metavar='N', help='seeds of each (what the file says)')
+    made.add_argument('--settings', choices=['published', 'tuned'], default='published',
+                      help='tuned: with the best flags that results.tune found; the logs go to EXPERIMENT-tuned '
+                           '(published)')
+    made.add_argument('--runs', type=positive, metavar='N', help='seeds of each (what the file says)')
     made.add_argument('--only', metavar='A,B', help='only these algorithms, by the names in the file or of the scripts')
     made.add_argument('--data-path', type=expand_path, metavar='DIR',
                       help='folder of the dataset; not needed for GLYPHS')
     made.add_argument('--results-dir', type=expand_path, default='results', metavar='DIR',
                       help='folder of logs/ and models/ (results)')
     made.add_argument('--dry-run', action='store_true', help='print the commands and run nothing')
-    made.add_argument('--jobs', type=_positive, metavar='N', help='runs at a time (1, or one for each of --gpus)')
+    made.add_argument('--jobs', type=positive, metavar='N', help='runs at a time (1, or one for each of --gpus)')
     made.add_argument('--gpus', metavar='0,1', help='hand these GPUs out, one to a run')
     made.add_argument('--backend', choices=['local', 'dask', 'ray'], default='local', help='where to run (local)')
     made.add_argument('--address', help='of the cluster: tcp://HOST:8786 for dask; auto for ray')
@@ -370,7 +433,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """The `type` of a flag that counts."""
     if not text.isdigit() or not 0 < int(text) <= 10_000:
         raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1 to 10000')
     return int(text)
@@ -414,7 +478,10 @@ def _run(opt: argparse.Namespace, script_dir: str) -> int:
                 raise ExperimentsError(f'{name} needs --data-path, the folder of its dataset')
             data_path = 'DIR'
         only = [o for o in opt.only.split(',') if o] if opt.only is not None else None
-        jobs += expand(specs[name], opt.results_dir, opt.runs, only, data_path, script_dir)
+        tuned = None
+        if opt.settings == 'tuned':
+            tuned = best_settings(record_path(opt.results_dir, name), chosen_rows(specs[name], only))
+        jobs += expand(specs[name], opt.results_dir, opt.runs, only, data_path, script_dir, tuned)
     waiting = [job for job in jobs if not finished(job)]
     if opt.dry_run:
         return _dry_run(jobs, waiting, gpus)
@@ -422,7 +489,7 @@ def _run(opt: argparse.Namespace, script_dir: str) -> int:
     outcomes: List[Outcome] = []
     try:
         if waiting and opt.backend == 'local':
-            outcomes = run_locally(waiting, min(opt.jobs or len(gpus) or 1, len(waiting)), gpus)
+            outcomes = run_locally(JobList(waiting), min(opt.jobs or len(gpus) or 1, len(waiting)), gpus)
         elif waiting:
             outcomes = run_on_cluster(waiting, opt.backend, opt.address)
     except KeyboardInterrupt as interruption:
@@ -448,7 +515,8 @@ def _close(opt: argparse.Namespace, outcomes: Sequence[Outcome]) -> int:
         for line in outcome.last_lines:
             print(f'    {line}')
         print('  repeat it with: ' + shlex.join(outcome.job.command(resume=os.path.exists(outcome.job.checkpoint))))
-    folders = ' '.join(shlex.quote(os.path.join(opt.results_dir, 'logs', name)) for name in opt.experiments)
+    suffix = '-tuned' if opt.settings == 'tuned' else ''
+    folders = ' '.join(shlex.quote(os.path.join(opt.results_dir, 'logs', name + suffix)) for name in opt.experiments)
     print(f'\n{len(outcomes) - len(failed)} runs done, {len(failed)} failed; see them with:\n'
           f'  python -m results.plots {folders}\n  python -m results.report {folders}')
     return 1 if failed else 0

@@ -6,7 +6,7 @@ A page has a table wherever it has its two markers, each on a line of its own::
     <!-- results:end -->
 
 ``methods`` lists the methods, their papers, scripts and results; ``commands`` the exact command of each; ``results``
-has a table for each experiment that has logs.
+has a table for each experiment that has logs, and ``tuning`` one for each that `results.tune` has searched.
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 import sys
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from common.files import atomic_write
 from results.aggregate import Board, Group, boards
@@ -24,6 +24,7 @@ from results.experiments import EXPERIMENTS_FILE, expand, load_experiments
 from results.figures.style import MODEL_NAMES
 from results.readlog import LogError, read_logs
 from results.statistics import Interval, compare
+from results.tuning import Record, collapse_rate, load_record, record_path, tunability
 
 NMI_NOTE = 'NMI is normalised by the geometric mean of the entropies.'
 
@@ -130,6 +131,47 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join([f'| {" | ".join(heads)} |', f'|{rule}|', *(f'| {" | ".join(row)} |' for row in rows)])
 
 
+def tuning_table(record: Record, title: str) -> str:
+    """What the search of each algorithm found, as Markdown.
+
+    Parameters
+    ----------
+    record : Record
+        With at least one trial.
+    title : str
+        What stands above.
+    """
+    rows, seen = [], []
+    for key in sorted(record.rows, key=position):
+        row = record.rows[key]
+        if row.trials:
+            lost = record.raw_pixels is not None
+            rows.append([algorithm(key).name, str(len(row.trials)), f'{row.trials[0].score:.1f}',
+                         f'{row.best.score:.1f}', f'{tunability(row):.1f}',
+                         f'{100 * collapse_rate(row, record.raw_pixels):.0f} %' if lost else '',
+                         ' '.join(f'`{name} {_setting(value)}`' for name, value in row.best.flags.items())])
+            seen += [trial.images_seen / len(record.folds) for trial in row.trials if trial.images_seen]
+    heads = ['', 'Trials', 'Default', 'Best', 'Tunability', 'Collapse', 'Best settings']
+    lines = [f'| {" | ".join(heads)} |', '|---|---:|---:|---:|---:|---:|---|', *(f'| {" | ".join(r)} |' for r in rows)]
+    pixels = '' if record.raw_pixels is None else f' Raw pixels have {record.raw_pixels:.1f} there.'
+    budget = f' Training images of a run: {min(seen):,.0f} to {max(seen):,.0f}.' if seen else ''
+    return '\n'.join([f'**{title}**', '', *lines, '',
+                      'Recall@1 in percent on held-out training classes, after the last epoch '
+                      f'(fold {", ".join(record.folds)}; seed {record.seed}; one run of each setting).{pixels}'
+                      f'{budget} No trial saw a test image. Tunability is best minus default. Collapse is the share of '
+                      'the trials that are not above raw pixels.'])
+
+
+def _setting(value: Any) -> str:
+    return {True: 'yes', False: 'no'}[value] if isinstance(value, bool) else str(value)
+
+
+def tuning_records(results_dir: str) -> List[Record]:
+    """The records of all experiments that have been searched."""
+    records = [load_record(path) for path in sorted(glob.glob(record_path(glob.escape(results_dir), '*')))]
+    return [record for record in records if any(row.trials for row in record.rows.values())]
+
+
 def methods_and_commands(glyphs: Dict[str, Group], experiments_file: str = EXPERIMENTS_FILE) -> Dict[str, str]:
     """The tables ``methods``, ``commands`` and ``scripts``, which is both in one.
 
@@ -162,12 +204,15 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
     Parameters
     ----------
     results_dir : str
-        Has ``logs/EXPERIMENT``.
+        Has ``logs/EXPERIMENT`` and ``tuned/EXPERIMENT.yaml``.
     experiments_file : str
         Declares the experiments.
     """
     found, glyphs = [], {}
-    for name, spec in load_experiments(experiments_file).items():
+    specs = load_experiments(experiments_file)
+    declared = {name + suffix: (spec, spec.title + said) for name, spec in specs.items()
+                for suffix, said in (('', ''), ('-tuned', ', with tuned settings'))}
+    for name, (spec, title) in declared.items():
         folder = os.path.join(results_dir, 'logs', name)
         if not os.path.isdir(folder):
             continue
@@ -176,11 +221,14 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
         except LogError:
             continue
         for board in boards(experiments):
-            found.append(results_table(board, spec.title, list(spec.algorithms)))
+            found.append(results_table(board, title, list(spec.algorithms)))
             if name == 'glyphs':
                 glyphs = {key: group for key, group in board.chosen.items() if group.runs}
     text = '\n\n'.join(found) or 'There are no runs of these experiments in `results/logs/` yet.'
-    return {'results': text, **methods_and_commands(glyphs, experiments_file)}
+    searched = [tuning_table(record, specs[record.experiment].title) for record in tuning_records(results_dir)
+                if record.experiment in specs]
+    return {'results': text, 'tuning': '\n\n'.join(searched) or 'No experiment has been searched yet.',
+            **methods_and_commands(glyphs, experiments_file)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
     python -m common.pixels --dataset GLYPHS --image-size 32 --logfile results/logs/glyphs/raw_pixels.jsonl
 
 The embedding of an image is its resized and cropped RGB values, compared by Euclidean distance, as embeddings are. The
-figure goes into a run log, where `results.report` and `results.plots` find it: what a network has to beat.
+figure goes into a run log, where `results.report` and `results.plots` find it: what a network has to beat. With --fold
+it is the figure of the training classes that this fold holds out; the test images are then not read.
 """
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from typing import Dict, List, Optional
 
 import numpy as np
 
-from common.args import main, positive_int
+from common.args import fold, main, positive_int, seed_number
 from common.command import CommandParser
 from common.devices import get_contexts
 from common.evaluation import evaluate
 from common.files import expand_path
 from common.runlog import RunLog, git_revision, versions
 from common.stats import describe_metrics
-from dataset import dataset_names, get_dataset
+from dataset import dataset_names, fold_classes, get_dataset
 from dataset.loader import Loader
 
 
@@ -36,6 +37,10 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help='side of the crop from the centre (default: %(default)s)')
     parser.add_argument('--resize', type=positive_int, metavar='PIXELS',
                         help='side to which images are resized before the crop (default: 8/7 of --image-size)')
+    parser.add_argument('--fold', type=fold, metavar='K/N',
+                        help='score the training classes that --fold of a training script holds out')
+    parser.add_argument('--seed', type=seed_number, default=123, metavar='N',
+                        help='with --fold: the seed of that run (default: %(default)s)')
     parser.add_argument('--logfile', type=expand_path, metavar='FILE', help='append the result to this run log')
     opt = parser.parse_args(argv)
     opt.resize = opt.resize or round(opt.image_size * 8 / 7)
@@ -54,11 +59,13 @@ def score_pixels(opt: argparse.Namespace) -> Dict[str, float]:
     DatasetError, EvaluationError, TrainingError, OSError
         If the dataset is not right, or the log cannot be written.
     """
-    _, test = get_dataset(opt.dataset, opt.data_path, image_size=opt.image_size, resize=opt.resize,
-                          allow_seen_classes=opt.allow_seen_classes)
-    with Loader(test, None, train=False, batch_size=100, image_size=opt.image_size, resize=opt.resize) as loader:
+    train, images = get_dataset(opt.dataset, opt.data_path, image_size=opt.image_size, resize=opt.resize,
+                                allow_seen_classes=opt.allow_seen_classes)
+    if opt.fold:
+        _, images = fold_classes(train, *map(int, opt.fold.split('/')), seed=opt.seed)
+    with Loader(images, None, train=False, batch_size=100, image_size=opt.image_size, resize=opt.resize) as loader:
         batches = [(batch.images, batch.labels) for batch in loader]
-    pixels = np.concatenate([images.reshape(len(images), -1) for images, _ in batches]).astype(np.float32) / 255
+    pixels = np.concatenate([part.reshape(len(part), -1) for part, _ in batches]).astype(np.float32) / 255
     metrics = evaluate(pixels, np.concatenate([labels for _, labels in batches]), ctx=get_contexts('-2')[0], seed=0)
     print(f'pixels of {opt.dataset}: {describe_metrics(metrics)}')
     log = RunLog(opt.logfile, uuid.uuid4().hex)

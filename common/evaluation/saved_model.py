@@ -33,9 +33,9 @@ from models.loading import load_parameters
 
 #: Flags that may differ from those of training: they say which images are embedded, where, and how fast.
 MAY_CHANGE = {'allow_seen_classes',
-              'dataset', 'data_path', 'use_crops', 'num_workers', 'cache', 'skip_bad_images', 'val_split', 'batch_size',
-              'no_nmi', 'gpus', 'seed', 'kvstore', 'disable_hybridize', 'results_dir', 'logfile', 'log_postfix',
-              'save_model_prefix', 'load_checkpoint'}
+              'dataset', 'data_path', 'use_crops', 'num_workers', 'cache', 'skip_bad_images', 'val_split', 'fold',
+              'validate_only', 'batch_size', 'no_nmi', 'gpus', 'seed', 'kvstore', 'disable_hybridize', 'results_dir',
+              'logfile', 'log_postfix', 'save_model_prefix', 'load_checkpoint'}
 
 
 def description(path: str) -> Optional[Dict[str, Any]]:

@@ -12,13 +12,13 @@ from mxnet import gluon
 
 from common.errors import UsageError
 from common.training.optimisers import ParamGroup
-from dataset import ImageSet, get_dataset, split_classes
+from dataset import ImageSet, fold_classes, get_dataset, split_classes
 from dataset.samplers import BalancedBatches, ShuffledBatches
 
 
 @dataclasses.dataclass
 class Data:
-    """The image sets of a run; `val` holds the classes of --val-split or the dataset's own, or is None."""
+    """The image sets of a run; `val` holds the classes of --val-split or --fold, or the dataset's own, or is None."""
     train: ImageSet
     test: ImageSet
     val: Optional[ImageSet] = None
@@ -93,6 +93,10 @@ def load_data(opt: argparse.Namespace) -> Data:
     val = train.val
     if opt.val_split:
         train, val = split_classes(train, opt.val_split, opt.seed)
+    elif opt.fold:
+        train, val = fold_classes(train, *map(int, opt.fold.split('/')), seed=opt.seed)
+    if opt.validate_only and val is None:
+        raise UsageError('--validate-only needs classes to validate on: hold some out with --fold or --val-split')
     return Data(train, test, val)
 
 

@@ -37,13 +37,14 @@ class Recorder:
     data : dict
         The data's fingerprint.
     with_val : bool
-        Whether there are validation classes (--val-split), which then choose the network that is kept.
+        Whether there are validation classes (--val-split, --fold), which then choose the network that is kept.
     """
 
     def __init__(self, opt: argparse.Namespace, progress: Progress, files: ModelFiles, data: Dict[str, Any],
                  with_val: bool):
         self.opt, self.progress, self.files, self.data = opt, progress, files, data
-        self.selections = ['best-on-test', 'last'] + (['best-on-val'] if with_val else [])
+        self.selections = [] if opt.validate_only else ['best-on-test']
+        self.selections += ['last'] + (['best-on-val'] if with_val else [])
         self.log = RunLog(opt.logfile, progress.id, progress.log_offset)
         if not self.log.offset:
             progress.described = False
@@ -70,11 +71,16 @@ class Recorder:
         """One epoch: what training and evaluation found, in percent and seconds; epoch 0 is before training."""
         extra = {} if member is None else {'member': member + 1}
         self.log.write('epoch', run=run, epoch=epoch, **extra, **record)
-        metrics = {k: v for k, v in record.items() if k.startswith('recall') or k in METRIC_NAMES}
+        scores = record.get('val', {}) if self.opt.validate_only else record
+        metrics = {k: v for k, v in scores.items() if k.startswith('recall') or k in METRIC_NAMES}
         head = f'[run {run}, epoch {epoch}' + (f', member {member + 1}]' if member is not None else ']')
         trained = (f"  loss {record['loss']:.4f}  lr {record['lr']:.3g}  {record['images_per_second']:.0f} images/s"
                    if 'loss' in record else '  before training')
-        tqdm.write(f'{head}{trained}  {describe_metrics(metrics)}')
+        tqdm.write(f'{head}{trained}  {self._which}{describe_metrics(metrics)}')
+
+    @property
+    def _which(self) -> str:
+        return 'held-out classes: ' if self.opt.validate_only else ''
 
     def choose(self, run: int, epoch: int, scores: Dict[str, Any], net=None) -> None:
         """Notes the epoch where it is the best so far, by each selection; saves `net`, if there is one, with it."""
@@ -90,7 +96,7 @@ class Recorder:
                 continue
             chosen[selection] = {'epoch': epoch, 'value': value, **scores}
             self.log.write('best', run=run, epoch=epoch, selection=selection, **without_classes(scores))
-            if net is not None and selection == (self.selections[2:] or ['best-on-test'])[0]:
+            if net is not None and selection == self.selections[-1 if 'best-on-val' in self.selections else 0]:
                 self.save_network(net, run, 'best')
 
     def save_network(self, net, run: int, kind: str) -> None:
@@ -106,8 +112,8 @@ class Recorder:
 
     def best_so_far(self) -> str:
         """For the progress bar."""
-        best = self.progress.chosen.get('best-on-test')
-        return f", best R@1 {best['recall@1']:.2f}" if best else ''
+        best = self.progress.chosen.get('best-on-val' if self.opt.validate_only else 'best-on-test')
+        return f", best R@1 {best['value']:.2f}" if best else ''
 
     def zero_gradient(self, run: int, epoch: int) -> None:
         """Says, once, that nothing is learned."""
@@ -145,13 +151,15 @@ class Recorder:
         runs = self.progress.runs
         summary = {}
         for selection in self.selections:
-            names = [n for n, v in runs[0][selection].items()
-                     if isinstance(v, float) and all(n in result[selection] for result in runs)]
-            summary[selection] = {n: t_interval([result[selection][n] for result in runs]) for n in names}
+            scores = [result[selection]['val'] if self.opt.validate_only else result[selection] for result in runs]
+            names = [n for n, v in scores[0].items() if isinstance(v, float) and all(n in one for one in scores)]
+            summary[selection] = {n: t_interval([one[n] for one in scores]) for n in names}
+            if self.opt.validate_only:
+                summary[selection] = {'val': summary[selection]}
         self.log.write('summary', runs=len(runs), **summary)
         for selection, metrics in summary.items():
-            shown = {n: s for n, s in metrics.items() if n in ('recall@1', 'map@r', 'nmi')}
-            tqdm.write(f'{selection}, {len(runs)} runs: ' + '  '.join(
+            shown = {n: s for n, s in metrics.get('val', metrics).items() if n in ('recall@1', 'map@r', 'nmi')}
+            tqdm.write(f'{selection}, {len(runs)} runs: {self._which}' + '  '.join(
                 describe_metrics({n: s['mean']}) + ('' if s['ci95'] is None else f" ± {s['ci95']:.2f}")
                 for n, s in shown.items()))
         if self.opt.logfile:

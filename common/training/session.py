@@ -79,7 +79,8 @@ class Session:
             self.save(None)     # before the first line of the log: killed from here on, the experiment can be resumed
         if self.cluster.rank:
             return
-        self.evaluated['test'] = self.loader(self.data.test, None, self.opt.seed)
+        if not self.opt.validate_only:
+            self.evaluated['test'] = self.loader(self.data.test, None, self.opt.seed)
         if self.data.val:
             self.evaluated['val'] = self.loader(self.data.val, None, self.opt.seed)
 

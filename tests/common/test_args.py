@@ -14,8 +14,8 @@ from common.args import TrainingParser
 SHARED = ['--gpus', '--kvstore', '--dataset', '--data-path', '--use-crops', '--num-workers', '--embed-dim', '--model',
           '--optimizer', '--seed', '--number-of-runs', '--skip-pretrain-validation', '--logfile', '--log-postfix',
           '--save-model-prefix', '--no-nmi', '--disable-hybridize', '--load-checkpoint', '--batch-size', '--epochs',
-          '--lr', '--factor', '--steps', '--wd', '--image-size', '--resize', '--pretrained', '--val-split',
-          '--eval-every', '--results-dir']
+          '--lr', '--factor', '--steps', '--wd', '--image-size', '--resize', '--pretrained', '--val-split', '--fold',
+          '--validate-only', '--eval-every', '--results-dir']
 GLYPHS = ['--dataset', 'GLYPHS']
 
 
@@ -55,6 +55,9 @@ def test_a_published_command_works_unchanged():
     (GLYPHS + ['--model', 'resnet51'], '--model'),
     (GLYPHS + ['--optimizer', 'magic'], '--optimizer'),
     (GLYPHS + ['--val-split', '1'], '--val-split'),
+    *((GLYPHS + ['--fold', text], f'argument --fold: {text!r} is not a part of several') for text in (
+        '0/4', '5/4', '1/1', '1', '/4', '1/4/2', '1.5/4', '1/²')),
+    (GLYPHS + ['--fold', '1/4', '--val-split', '0.2'], 'not allowed with'),
     (GLYPHS + ['--image-size', '64', '--resize', '32'], '--resize'),
     (GLYPHS + ['--seed', '2147483647', '--number-of-runs', '2'], '--seed'),
     (GLYPHS + ['--save-model-prefix', 'None', '--load-checkpoint'], '--load-checkpoint'),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from common.errors import UsageError
-from dataset import DatasetError, ImageSet, dataset_names, get_dataset, register, split_classes
+from dataset import DatasetError, ImageSet, dataset_names, fold_classes, get_dataset, register, split_classes
 from dataset import registry
 from dataset.imageset import Counts, check_counts
 
@@ -84,6 +84,35 @@ def test_split_refuses_a_share_that_is_none(fraction):
 def test_split_needs_four_classes():
     with pytest.raises(UsageError, match='--val-split needs at least 4 training classes, Toy has 3'):
         split_classes(image_set(3), 0.5)
+
+
+@pytest.mark.parametrize('classes, parts', [(12, 4), (13, 4), (10, 5), (4, 2), (11, 3)])
+def test_folds_share_no_class_and_hold_out_every_class_once(classes, parts):
+    images = image_set(classes)
+    held = []
+    for number in range(1, parts + 1):
+        rest, held_out = fold_classes(images, number, parts, seed=7)
+        assert sorted(rest.class_names + held_out.class_names) == sorted(images.class_names)
+        assert sorted(rest.paths + held_out.paths) == sorted(images.paths)
+        for part in (rest, held_out):
+            assert part.class_names == sorted(part.class_names, key=images.class_names.index)
+        assert held_out.num_classes in (classes // parts, -(-classes // parts))
+        held += held_out.class_names
+    assert sorted(held) == sorted(images.class_names)
+
+
+def test_folds_depend_on_the_seed_only():
+    images = image_set(20)
+    np.random.seed(0)
+    first = fold_classes(images, 2, 4, seed=1)[1].class_names
+    np.random.seed(1)
+    assert fold_classes(images, 2, 4, seed=1)[1].class_names == first
+    assert fold_classes(images, 2, 4, seed=2)[1].class_names != first
+
+
+def test_a_fold_needs_two_classes():
+    with pytest.raises(UsageError, match='--fold 1/4 needs at least 8 training classes, Toy has 7'):
+        fold_classes(image_set(7), 1, 4)
 
 
 def test_published_counts_are_compared():

@@ -2,9 +2,13 @@
 
 Every epoch adds a line to the file that $STAND_IN_JOURNAL names, with its process and its times, so that a test can
 see what was done, how often, and what was done at the same time.
+
+With --validate-only it scores held-out classes, the better the nearer --lr is to 0.002. $STAND_IN_LIMIT, as 0.005:1,
+says from which --lr on it ends with that exit status: 1 after it has logged that it diverged.
 """
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -14,12 +18,16 @@ import time
 def main():
     script = os.path.basename(sys.argv[0])
     parser = argparse.ArgumentParser()
-    for flag in ('--dataset', '--model', '--logfile', '--save-model-prefix', '--loss', '--gpus', '--data-path'):
+    for flag in ('--dataset', '--model', '--logfile', '--save-model-prefix', '--loss', '--gpus', '--data-path',
+                 '--fold', '--steps'):
         parser.add_argument(flag)
     parser.add_argument('--load-checkpoint', action='store_true')
-    parser.add_argument('--use-crops', action='store_true')
-    parser.add_argument('--lr', type=float, default=0.001)
-    for flag in ('--seed', '--number-of-runs', '--epochs', '--embed-dim', '--image-size'):
+    for flag in ('--use-crops', '--validate-only', '--no-nmi', '--skip-pretrain-validation', '--normalize'):
+        parser.add_argument(flag, action='store_true')
+    for flag, default in (('--lr', 0.001), ('--margin', 0.2), ('--beta', 1.2), ('--embedding-multiplier', 3.0)):
+        parser.add_argument(flag, type=float, default=default)
+    for flag in ('--seed', '--number-of-runs', '--epochs', '--embed-dim', '--image-size', '--eval-every',
+                 '--batches-per-epoch', '--batch-k', '--batch-size'):
         parser.add_argument(flag, type=int, default=1)
     opt = parser.parse_args()
     print(f'{script}: training', flush=True)
@@ -34,6 +42,15 @@ def main():
     if f'{script} {opt.seed}' in os.environ.get('STAND_IN_FAILS', '').split(';'):
         print('the last words of a broken run', file=sys.stderr)
         sys.exit(3)
+    limit, code = os.environ.get('STAND_IN_LIMIT', 'inf:0').split(':')
+    if opt.lr > float(limit) and code == '2':
+        print('refused', file=sys.stderr)
+        sys.exit(2)
+    value = 60.0 - 20.0 * abs(math.log10(opt.lr / 0.002)) - 5.0 * int((opt.fold or '1/1').split('/')[0])
+
+    def scores(recall):
+        return {'val': {'recall@1': recall}} if opt.validate_only else {'recall@1': recall}
+
     os.makedirs(os.path.dirname(opt.logfile), exist_ok=True)
     os.makedirs(os.path.dirname(checkpoint), exist_ok=True)
     with open(opt.logfile, 'a') as log:
@@ -43,11 +60,17 @@ def main():
 
         if not opt.load_checkpoint:
             say('config', algorithm=script[6:-3], script=script, dataset=opt.dataset, model=opt.model, seed=opt.seed,
-                flags=vars(opt), runs=1)
+                flags=vars(opt), runs=1, git='0123456789ab')
+            if not opt.skip_pretrain_validation and opt.validate_only:
+                say('epoch', run=1, epoch=0, **scores(7.0))
+        if opt.lr > float(limit):
+            say('diverged', run=1, epoch=begun, batch=1)
+            sys.exit(int(code))
         for epoch in range(begun, opt.epochs + 1):
             start = time.time()
             time.sleep(float(os.environ.get('STAND_IN_SECONDS', '0.01')))
-            say('epoch', run=1, epoch=epoch, **{'recall@1': 10.0 * epoch, 'seconds': 1.0})
+            reached = value + epoch - opt.epochs if opt.validate_only else 10.0 * epoch
+            say('epoch', run=1, epoch=epoch, seconds=1.0, **scores(reached))
             with open(checkpoint + '.tmp', 'w') as file:
                 json.dump({'id': identity, 'epoch': epoch}, file)
             os.replace(checkpoint + '.tmp', checkpoint)
@@ -55,8 +78,9 @@ def main():
                 file.write(json.dumps([opt.logfile, epoch, os.getpid(), start, time.time(), opt.gpus]) + '\n')
             if stopped:
                 sys.exit(130)
-        last = {'recall@1': 10.0 * opt.epochs, 'epoch': opt.epochs}
-        say('run_end', run=1, seed=opt.seed, seconds=1.0, **{'best-on-test': last, 'last': last})
+        last = {'epoch': opt.epochs, **scores(value if opt.validate_only else 10.0 * opt.epochs)}
+        chosen = {'last': last, 'best-on-val' if opt.validate_only else 'best-on-test': last}
+        say('run_end', run=1, seed=opt.seed, seconds=1.0, images_seen=100 * opt.epochs, **chosen)
         say('summary', runs=1)
 
 

@@ -86,6 +86,7 @@ def test_a_script_is_read_and_not_run(tmp_path):
     ("('log', 1e-4, 1e-2)", '(1, 2)', "'search'"), ("('log', 1e-4, 1e-2)", "('log', 0, 1)", "'search'"),
     ("'Mine'", 'open("x")', 'literal'), ('ALGORITHM =', 'A = (', 'line'), ('https://arxiv', 'arxiv', "'link'"),
     ("'search'", "'variants': {'b': {'name': 'B', 'flags': 'x'}}, 'search'", "'b'"), ("'mine'", "'My Own'", "'My Own'"),
+    ("'search'", "'batch': 'nc * ns', 'search'", "'batch'"), ("'search'", "'batch': '2 ** 9', 'search'", "'batch'"),
     ("'mine'", "'raw-pixels'", "'raw-pixels' is taken"), ('(200)', '(N)', 'line 8')])
 def test_a_mistake_in_a_script_is_one_sentence_that_names_file_and_field(tmp_path, old, new, part):
     assert old in SCRIPT
@@ -93,6 +94,21 @@ def test_a_mistake_in_a_script_is_one_sentence_that_names_file_and_field(tmp_pat
     with pytest.raises(AlgorithmError) as error:
         read_scripts(str(tmp_path))
     assert part in str(error.value) and 'train_mine.py' in str(error.value) and '\n' not in str(error.value)
+
+
+def test_the_size_of_a_batch_may_follow_from_other_flags(tmp_path):
+    (tmp_path / 'train_mine.py').write_text(SCRIPT.replace("'search'", "'batch': 'nc * (ns + n_q)', 'search'") + '''
+    parser.algorithm.add_argument('--nc', type=int, default=3)
+    parser.algorithm.add_argument('--ns', '--support', type=int, default=4)
+    parser.algorithm.add_argument('--n-q', type=int, default=5)
+''')
+    (tmp_path / 'train_b.py').write_text(SCRIPT.replace("'mine'", "'b'"))
+    plain, mine = read_scripts(str(tmp_path))
+    assert mine.images_in_batch({}) == 27 and mine.images_in_batch({'nc': '6', 'batch-size': '5'}) == 54
+    assert plain.images_in_batch({}) == 80 and plain.images_in_batch({'batch-size': '5'}) == 5
+    for wrong in ('x', '0', '1.5', None):
+        with pytest.raises((TypeError, ValueError)):
+            plain.images_in_batch({'batch-size': wrong})
 
 
 def test_two_scripts_of_one_key_are_named_both(tmp_path):

@@ -24,6 +24,7 @@ from common.errors import TrainingError, UsageError
 from common.interrupts import Interrupts
 from common.training.learner import Learner
 from common.training.optimisers import param_group
+from dataset import DatasetError
 from models.embedding import L2Normalization
 from tests.tiny import flags, make_tree
 
@@ -192,6 +193,38 @@ def test_val_split_chooses_the_epoch_without_the_test_set(tree, tmp_path):
     epochs, (end,) = events(path, 'epoch'), events(path, 'run_end')
     best = max(epochs[1:], key=lambda e: e['val']['recall@1'])
     assert end['best-on-val']['epoch'] == best['epoch'] and end['best-on-val']['recall@1'] == best['recall@1']
+
+
+def test_validate_only_reads_no_test_image(tmp_path):
+    tree = make_tree(str(tmp_path / 'tree'), classes=16)
+    for c in range(8, 16):                      # the test classes
+        for name in os.listdir(os.path.join(tree, f'{c:03d}.class')):
+            with open(os.path.join(tree, f'{c:03d}.class', name), 'wb') as file:
+                file.write(b'no picture')
+    words = ('--fold', '2/4', '--batch-size', '4', '--no-nmi')
+    with pytest.raises(DatasetError):
+        training.run(margin(tree, tmp_path / 'seen', *words), train_margin.build)
+    found = training.run(margin(tree, tmp_path, *words, '--validate-only', '--number-of-runs', '2'), train_margin.build)
+    path = str(tmp_path / 'logs' / os.listdir(tmp_path / 'logs')[0])
+    config, = events(path, 'config')
+    assert config['data']['train_classes'] == 6 and config['selection'] == ['last', 'best-on-val']
+    epochs, ends, (summary,) = events(path, 'epoch'), events(path, 'run_end'), events(path, 'summary')
+    assert len(epochs) == 8 and all('recall@1' in e['val'] for e in epochs) and len(ends) == 2
+    for event in events(path):
+        assert 'recall@1' not in event and 'best-on-test' not in event, event
+    best = max(epochs[1:4], key=lambda e: e['val']['recall@1'])
+    assert ends[0]['best-on-val'] == {'epoch': best['epoch'], 'val': best['val']}
+    assert ends[0]['last'] == {'epoch': 3, 'val': epochs[3]['val']}
+    mean = sum(end['last']['val']['recall@1'] for end in ends) / 2
+    assert summary['last']['val']['recall@1']['mean'] == pytest.approx(mean)
+    assert found['summary']['last']['val']['recall@1']['mean'] == pytest.approx(mean)
+    models = os.listdir(tmp_path / 'models')
+    assert sum(name.endswith('-best.params') for name in models) == 2
+
+
+def test_validate_only_needs_classes_to_validate_on(tree, tmp_path):
+    with pytest.raises(UsageError, match='--validate-only needs classes to validate on'):
+        training.run(margin(tree, tmp_path, '--validate-only'), train_margin.build)
 
 
 def test_eval_every_and_skipped_validation(tree, tmp_path):
