@@ -57,31 +57,31 @@ def read(images):
 def test_counts_split_and_pictures(whole):
     train, test = whole
     for images in (train, test):
-        assert (len(images), images.num_classes) == (4000, 100)
-        assert (np.bincount(images.labels) == 40).all()
+        assert (len(images), images.num_classes) == (2500, 100)
+        assert (np.bincount(images.labels) == 25).all()
         assert images.name == 'GLYPHS' and not images.mirror and images.boxes is None
-        assert read(images).shape == (4000, 37, 37, 3)
+        assert read(images).shape == (2500, 37, 37, 3)
     names = train.class_names + test.class_names
     assert [name[:5] for name in names] == ['%04d_' % i for i in range(200)]
     assert sorted(chr(int(name[7:], 16)) for name in names) == sorted(glyphs.CHARACTERS)
 
 
 def test_pictures_within_a_class_all_differ(whole):
-    pictures = read(whole[0]).reshape(4000, -1)
-    assert len(np.unique(pictures, axis=0)) == 4000
+    pictures = read(whole[0]).reshape(2500, -1)
+    assert len(np.unique(pictures, axis=0)) == 2500
 
 
-def test_neighbours_in_pixels_are_seldom_of_the_same_class(whole):
-    """By brute force on the centre crop of the test half: recall@1 under 15 percent, in colour and in grey."""
+def test_pixels_find_a_neighbour_of_the_same_class_for_15_to_30_percent(whole):
+    """By brute force on the centre crop of the test half: recall@1 from 15 to 30 percent, in colour and in grey."""
     test = whole[1]
     pictures = read(test)[:, 2:34, 2:34].astype(np.float32)
     grey = pictures @ np.array([0.114, 0.587, 0.299], dtype=np.float32)
-    for pixels in (pictures.reshape(4000, -1), grey.reshape(4000, -1)):
+    for pixels in (pictures.reshape(2500, -1), grey.reshape(2500, -1)):
         squares = (pixels ** 2).sum(axis=1)
         distances = squares[:, None] + squares - 2 * pixels @ pixels.T
         np.fill_diagonal(distances, np.inf)
         recall = 100 * (test.labels[distances.argmin(axis=1)] == test.labels).mean()
-        assert 1 < recall < 15
+        assert 15 < recall < 30
 
 
 def test_every_face_has_every_character_and_none_looks_like_another():
@@ -150,14 +150,14 @@ def test_second_reading_draws_nothing(tmp_path, few, monkeypatch):
 def test_sizes_and_seeds_live_side_by_side(tmp_path, few):
     for size, seed in [(24, 0), (24, 1), (28, 0)]:
         get_dataset('GLYPHS', str(tmp_path), resize=size, seed=seed)
-    assert sorted(os.listdir(str(tmp_path))) == ['glyphs-v2-seed0-size24', 'glyphs-v2-seed0-size28',
-                                                 'glyphs-v2-seed1-size24']
+    assert sorted(os.listdir(str(tmp_path))) == ['glyphs-v3-seed0-size24', 'glyphs-v3-seed0-size28',
+                                                 'glyphs-v3-seed1-size24']
 
 
 def test_cache_folder(tmp_path, few, monkeypatch):
     monkeypatch.setenv('DML_CACHE', str(tmp_path / 'not' / 'there' / 'yet'))
     train, _ = get_dataset('GLYPHS', None, resize=16)
-    assert train.paths[0].startswith(str(tmp_path / 'not' / 'there' / 'yet' / 'glyphs-v2-seed0-size16'))
+    assert train.paths[0].startswith(str(tmp_path / 'not' / 'there' / 'yet' / 'glyphs-v3-seed0-size16'))
     monkeypatch.delenv('DML_CACHE')
     monkeypatch.setenv('HOME', str(tmp_path))
     assert glyphs.cache_folder() == str(tmp_path / '.cache' / 'dml-playground')
@@ -167,7 +167,7 @@ def test_two_processes_starting_together_are_both_right(tmp_path, few):
     code = 'print(*map(len, get_dataset("GLYPHS", sys.argv[1], resize=24, seed=9)))'
     both = [python(code, tmp_path / 'both') for _ in range(2)]
     assert [ended(process) for process in both] == ['30 30\n'] * 2
-    assert os.listdir(str(tmp_path / 'both')) == ['glyphs-v2-seed9-size24'], 'something temporary is left'
+    assert os.listdir(str(tmp_path / 'both')) == ['glyphs-v3-seed9-size24'], 'something temporary is left'
     get_dataset('GLYPHS', str(tmp_path / 'alone'), resize=24, seed=9)
     assert content(tmp_path / 'both') == content(tmp_path / 'alone')
 
@@ -215,7 +215,7 @@ def test_failure_while_drawing_leaves_nothing(tmp_path, few, monkeypatch):
         calls.append(1)
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(glyphs, '_draw', fail)
-    with pytest.raises(DatasetError, match='glyphs-v2-seed0-size24 cannot be written .*No space.*--data-path'):
+    with pytest.raises(DatasetError, match='glyphs-v3-seed0-size24 cannot be written .*No space.*--data-path'):
         get_dataset('GLYPHS', str(tmp_path), resize=24)
     assert calls and os.listdir(str(tmp_path)) == []
 
@@ -246,7 +246,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.parametrize('damage', ['image', 'manifest', 'number', 'json'])
 def test_a_changed_set_is_refused_and_named(tmp_path, few, damage):
     train, _ = get_dataset('GLYPHS', str(tmp_path), resize=16)
-    folder = tmp_path / 'glyphs-v2-seed0-size16'
+    folder = tmp_path / 'glyphs-v3-seed0-size16'
     manifest = folder / 'glyphs.json'
     assert json.loads(manifest.read_text()) == {'format': 2, 'seed': 0, 'size': 16, 'classes': 20, 'images': 60}
     if damage == 'image':
@@ -255,7 +255,7 @@ def test_a_changed_set_is_refused_and_named(tmp_path, few, damage):
         manifest.unlink()
     else:
         manifest.write_text('{"classes": 20, "images": 61}' if damage == 'number' else '[')
-    with pytest.raises(DatasetError, match='glyphs-v2-seed0-size16 is not as it was made.*delete it'):
+    with pytest.raises(DatasetError, match='glyphs-v3-seed0-size16 is not as it was made.*delete it'):
         get_dataset('GLYPHS', str(tmp_path), resize=16)
 
 
