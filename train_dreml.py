@@ -29,7 +29,7 @@ ALGORITHM = {
     'smoke': ['-L 2 -D 3 --embed-dim 6',
               '--static-proxies --loss xentropy'],
     'learns': '--epochs 10 -L 3',
-    'search': {'lr': ('log', 1e-4, 1e-2), 'meta-classes': ('choice', 12, 24, 32)},
+    'search': {'lr': ('log', 1e-4, 1e-2), 'meta-classes': ('choice', 12, 24, 32), 'epsilon': ('log', 1e-8, 1e-2)},
 }
 
 

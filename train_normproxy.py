@@ -24,7 +24,7 @@ ALGORITHM = {
               '--binarize --static-proxies',
               '--binarize --similarity euclidean'],
     'learns': '--epochs 22',
-    'search': {'lr': ('log', 1e-4, 1e-2), 'temperature': ('log', 0.02, 0.2)},
+    'search': {'lr': ('log', 1e-4, 1e-2), 'temperature': ('log', 0.02, 0.2), 'epsilon': ('log', 1e-8, 1e-2)},
 }
 
 

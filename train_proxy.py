@@ -29,7 +29,7 @@ ALGORITHM = {
               '--loss xentropy --label-smooth 0.1',
               '--loss proxymargin',
               '--iteration-per-epoch 2 --batch-k 2 --lr 1e-3'],
-    'search': {'lr': ('log', 1e-4, 1e-2), 'embedding-multiplier': ('log', 1, 8)},
+    'search': {'lr': ('log', 1e-4, 1e-2), 'embedding-multiplier': ('log', 1, 8), 'epsilon': ('log', 1e-8, 1e-2)},
 }
 
 RATES = {'embedding': 1e-5, 'inception': 1e-3, 'proxynca': 1e-3}
