@@ -24,7 +24,8 @@ def main():
     parser.add_argument('--load-checkpoint', action='store_true')
     for flag in ('--use-crops', '--validate-only', '--no-nmi', '--skip-pretrain-validation', '--normalize'):
         parser.add_argument(flag, action='store_true')
-    for flag, default in (('--lr', 0.001), ('--margin', 0.2), ('--beta', 1.2), ('--embedding-multiplier', 3.0)):
+    for flag, default in (('--lr', 0.001), ('--margin', 0.2), ('--beta', 1.2), ('--embedding-multiplier', 3.0),
+                          ('--epsilon', 0.01)):
         parser.add_argument(flag, type=float, default=default)
     for flag in ('--seed', '--number-of-runs', '--epochs', '--embed-dim', '--image-size', '--eval-every',
                  '--batches-per-epoch', '--batch-k', '--batch-size'):
