@@ -114,7 +114,7 @@ def test_every_algorithm_has_its_trials_and_only_those(place):
     for key, row in record.rows.items():
         assert [t.number for t in row.trials] == list(range(7)) and {t.images_seen for t in row.trials} == {300}
         default = {'margin': {'lr': 0.001, 'margin': 0.2, 'beta': 1.2},
-                   'proxy-nca': {'lr': 0.001, 'embedding-multiplier': 3.0}}[key]
+                   'proxy-nca': {'lr': 0.001, 'embedding-multiplier': 3.0, 'epsilon': 0.01}}[key]
         assert row.trials[0].flags == default and row.trials[0].score == pytest.approx(48.9794)
         assert row.before_training == 7.0 and row.revisions == ['0123456789ab'] and row.best.score > 48.9794
         space = algorithm(key).search
