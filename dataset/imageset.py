@@ -135,6 +135,11 @@ class Counts(NamedTuple):
     train_images: int
     test_images: int
 
+    @property
+    def classes(self) -> int:
+        """Of both sets."""
+        return self.train_classes + self.test_classes
+
 
 def check_counts(train: ImageSet, test: ImageSet, expected: Counts, source: str) -> None:
     """Compare with the published counts; `source` is the file or folder to name.
