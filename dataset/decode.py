@@ -40,7 +40,6 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset(range(0xD0, 0xD8)) | {0x01}
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-_PNG_NEEDED = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')
 # How OpenCV decodes to RGB at 1/1, 1/2, 1/4 and 1/8 of the size.
 _READ = {1: cv2.IMREAD_COLOR_RGB, 2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_COLOR_RGB,
          4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_COLOR_RGB, 8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_COLOR_RGB}
@@ -64,12 +63,6 @@ class _JpegHeader(NamedTuple):
     height: int
     huffman: bool
     fast: bool          # a kind that OpenCV decodes right: 8 bits, grey or three colours, Huffman
-
-
-class _PngParts(NamedTuple):
-    data: bytes         # without the chunks that say nothing about pixels
-    alpha: bool
-    rotated: bool       # has EXIF data
 
 
 def _check_size(width: int, height: int, turn: ExitStack, pixel_bytes: int = 3) -> None:
@@ -122,11 +115,13 @@ def _jpeg_header(data: bytes, turn: ExitStack) -> _JpegHeader:
     raise _Broken('truncated JPEG: it ends before its pixels')
 
 
-def _png_parts(data: bytes, turn: ExitStack) -> _PngParts:
-    """Walk over all chunks: lengths, checksums and the closing IEND."""
+def _plain_png(data: bytes, turn: ExitStack) -> bytes | None:
+    """Walk over all chunks: lengths, checksums and the closing IEND.
+
+    Returns the file without the chunks that say nothing about pixels; None where it has alpha or EXIF data.
+    """
     view, position, end = memoryview(data), 8, len(data)
-    kept, stripped, packed, alpha, rotated = [data[:8]], False, 0, False, False
-    kind = None
+    kept, packed, plain, kind = [data[:8]], 0, True, None
     while position + 12 <= end and kind != b'IEND':
         stop = position + 12 + int.from_bytes(data[position:position + 4], 'big')
         if stop > end:
@@ -136,25 +131,22 @@ def _png_parts(data: bytes, turn: ExitStack) -> _PngParts:
             raise _Broken(f'broken PNG: the checksum of the chunk at byte {position} is wrong')
         if first != (kind == b'IHDR') or (first and stop != 33):
             raise _Broken('broken PNG: it does not start with the one header it must have')
-        if kind in _PNG_NEEDED:
+        if kind in (b'IHDR', b'PLTE', b'IDAT', b'IEND'):
             kept.append(view[position:stop])
-        else:
-            stripped = True
         packed += stop - position - 12 if kind == b'IDAT' else 0
-        alpha = alpha or kind == b'tRNS'
-        rotated = rotated or kind == b'eXIf'
+        plain = plain and kind not in (b'tRNS', b'eXIf')
         position = stop
     if kind != b'IEND':
         raise _Broken('truncated PNG: its last chunk is missing')
     width, height, depth, color = struct.unpack_from('>IIBB', data, 16)
     if depth not in _PNG_DEPTHS.get(color, ()):
         raise _Broken(f'broken PNG: {depth} bits of colour type {color} do not exist')
-    alpha = alpha or color in (4, 6)
-    _check_size(width, height, turn, (4 if alpha else 3) * (2 if depth == 16 else 1))
+    plain = plain and color not in (4, 6)
+    _check_size(width, height, turn, (3 if plain else 4) * (2 if depth == 16 else 1))
     # Deflate packs 1032 bytes into one at best; a row has one byte more than its pixels.
     if height * (1 + width * depth * _PNG_CHANNELS[color] // 8) > 1032 * packed:
         raise _Broken(f'truncated or forged PNG: {packed} bytes cannot hold its {width} x {height} pixels')
-    return _PngParts(b''.join(kept) if stripped else data, alpha, rotated)
+    return b''.join(kept) if plain else None
 
 
 def _opencv(data: bytes, flags: int) -> np.ndarray:
@@ -205,18 +197,13 @@ def _pillow_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _over_white(image: np.ndarray) -> np.ndarray:
-    """Pixels with alpha, of 8 or 16 bits, over white. What a transparent pixel hides is often black or garbage."""
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    if image.ndim == 2:
-        return np.repeat(image[:, :, None], 3, axis=2)
-    if image.shape[2] == 3:
-        return image
+    """RGBA over white. What a transparent pixel hides is often black or garbage."""
     result = np.empty((*image.shape[:2], 3), dtype=np.uint8)
     for top in range(0, len(image), 256):       # strips: 16-bit copies of a huge picture as a whole would be huge, too
         strip = image[top:top + 256]
         alpha = strip[:, :, 3:].astype(np.uint16)
-        result[top:top + 256] = (strip[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
+        total = strip[:, :, :3] * alpha + 255 * (255 - alpha) + 128
+        result[top:top + 256] = (total + (total >> 8)) >> 8      # division by 255, rounded
     return result
 
 
@@ -252,13 +239,8 @@ def _decode(data: bytes, side: int | None, box: Sequence[float] | None, turn: Ex
                 factor = _reduction(*((header.width, header.height) if box is None else box[2:]), side)
             image = _opencv(data, _READ[factor])
     elif data[:8] == _PNG:
-        parts = _png_parts(data, turn)
-        if parts.rotated:
-            image = _pillow(data, turn)
-        elif parts.alpha:
-            image = cv2.cvtColor(_over_white(_opencv(parts.data, cv2.IMREAD_UNCHANGED)), cv2.COLOR_BGR2RGB)
-        else:
-            image = _opencv(parts.data, cv2.IMREAD_COLOR_RGB)
+        plain = _plain_png(data, turn)
+        image = _pillow(data, turn) if plain is None else _opencv(plain, cv2.IMREAD_COLOR_RGB)
     elif data:
         image = _pillow(data, turn)
     else:

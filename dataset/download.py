@@ -23,7 +23,7 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import requests
@@ -132,12 +132,12 @@ class _Retry(Exception):
 
 def _reason(error: Exception) -> str:
     """The innermost cause of a network error in one line; requests and urllib3 wrap theirs several times."""
-    while True:
-        inner = [value for value in (*error.args, getattr(error, 'reason', None)) if isinstance(value, Exception)]
-        if not inner:
-            break
-        error = inner[-1]
-    return ' '.join(str(error).split()) or type(error).__name__
+    inner = [value for value in (*error.args, getattr(error, 'reason', None)) if isinstance(value, Exception)]
+    return _reason(inner[-1]) if inner else ' '.join(str(error).split()) or type(error).__name__
+
+
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress: bool) -> None:
@@ -148,17 +148,16 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress
     _Retry, _MirrorError
         See there. Returning normally means that the server considers the file complete.
     """
-    have = os.path.getsize(part) if os.path.exists(part) else 0
     headers = {'Accept-Encoding': 'identity', 'User-Agent': 'dml-playground'}
+    have = _size(part)
     if have:
         headers['Range'] = f'bytes={have}-'
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
-            status = response.status_code
+            status, content_range = response.status_code, response.headers.get('Content-Range', '')
             if status == 416 and have:
                 # Nothing lies beyond our last byte: the file is complete (its checksum will tell), or not this file.
-                total = response.headers.get('Content-Range', '').rpartition('/')[2]
-                if total == str(have):
+                if content_range.rpartition('/')[2] == str(have):
                     return
                 os.unlink(part)
                 raise _Retry(f'the server has no bytes after {have}')
@@ -167,14 +166,15 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress
                 raise _Retry(f'HTTP status {status}', min(float(wait), 60) if wait.isdigit() else None)
             if status not in (200, 206):
                 raise _MirrorError(f'HTTP status {status}')
-            if status == 206 and not response.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
-                raise _MirrorError('the server sent another range than asked for')
             if status == 200:
                 have = 0    # it ignores ranges, or none was asked for: from the start
+            elif not content_range.startswith(f'bytes {have}-'):
+                raise _MirrorError('the server sent another range than asked for')
             length = response.headers.get('Content-Length', '')
             total = have + int(length) if length.isdigit() else None
+            too_large = _MirrorError(f'the file has more than {limit} bytes, which cannot be right')
             if total is not None and total > limit:
-                raise _MirrorError(f'the file would have {total} bytes, which cannot be right')
+                raise too_large
             free = shutil.disk_usage(os.path.dirname(part)).free
             if total is not None and total - have > free:
                 raise OSError(errno.ENOSPC, f'No space left on device ({(total - have) / 1e9:.1f} GB to download, '
@@ -185,18 +185,15 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress
                 while True:     # a connection that ends before Content-Length is an IncompleteRead of urllib3's
                     block = response.raw.read(CHUNK, decode_content=False)
                     if not block:
-                        break
+                        return
                     file.write(block)
                     have += len(block)
                     bar.update(len(block))
                     if have > limit:
-                        raise _MirrorError(f'the file has more than {limit} bytes, which cannot be right')
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema,
-            requests.exceptions.TooManyRedirects, UnicodeError) as error:
+                        raise too_large
+    except (ValueError, requests.TooManyRedirects) as error:     # no address, or one of another kind
         raise _MirrorError(_reason(error)) from None
-    except requests.exceptions.RequestException as error:
-        raise _Retry(_reason(error)) from None
-    except urllib3.exceptions.HTTPError as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _Retry(_reason(error)) from None
 
 
@@ -234,13 +231,12 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
     path = os.path.join(folder, remote.name)
     if os.path.exists(path):
         return path
-    part = f"{path}.part"
+    part = f'{path}.part'
     problems = []
     for url in remote.urls:
         failures, restarted = 0, False
         while failures < tries:
-            before = os.path.getsize(part) if os.path.exists(part) else 0
-            pause = wait * 2 ** failures
+            before, pause = _size(part), wait * 2 ** failures
             try:
                 _get(url, part, 2 * remote.size, timeout, progress)
                 found = remote.md5 and hash_file(part, 'md5')
@@ -257,10 +253,8 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
                 break
             except _Retry as error:
                 problem = str(error)
-                after = os.path.getsize(part) if os.path.exists(part) else 0
-                failures = 0 if after > before else failures + 1
-                if error.wait is not None:
-                    pause = error.wait
+                failures = 0 if _size(part) > before else failures + 1
+                pause = pause if error.wait is None else error.wait
             if failures < tries:
                 say(f'{url}: {problem}; trying again')
                 time.sleep(pause)
@@ -277,41 +271,12 @@ def _verify_archive(source: Source, path: str) -> bool:
     DatasetError
         If it is not, and its content could not tell.
     """
-    known = dict(source.known)
-    known.update({remote.md5: remote.name for remote in source.files if remote.md5})
+    known = {**source.known, **{remote.md5: remote.name for remote in source.files if remote.md5}}
     md5 = hash_file(path, 'md5')
-    if md5 in known:
-        return True
-    if source.spot_md5 or source.repacked:
-        return False
+    if md5 in known or source.spot_md5 or source.repacked:
+        return md5 in known
     expected = ' or '.join(f'{name}, {digest}' for digest, name in known.items())
     raise DatasetError(f'{path} has the MD5 {md5}, not that of {expected}: it is damaged or another file.')
-
-
-def _find_root(name: str, tree: str) -> str:
-    """The folder inside `tree` that the reader accepts: `tree` itself or one directly in it.
-
-    Raises
-    ------
-    DatasetError
-        The reader's, if it accepts none.
-    """
-    folders = [tree] + sorted(entry.path for entry in os.scandir(tree) if entry.is_dir())
-    loose = os.path.join(tree, 'cars_annos.mat')
-    if name == 'CARS196' and os.path.exists(loose) and not os.path.isdir(os.path.join(tree, 'car_ims')):
-        for folder in folders[1:]:      # the images were repacked in a folder of their own, the list was given apart
-            if os.path.isdir(os.path.join(folder, 'car_ims')):
-                os.replace(loose, os.path.join(folder, 'cars_annos.mat'))
-                break
-    errors = []
-    for folder in folders:
-        try:
-            get_dataset(name, folder)
-            return folder
-        except DatasetError as error:
-            errors.append(error)
-    # With nothing but one folder in the archive, that is where the dataset should have been.
-    raise errors[-1] if len(os.listdir(tree)) == 1 else errors[0]
 
 
 def _check_spots(source: Source, tree: str) -> None:
@@ -322,12 +287,13 @@ def _check_spots(source: Source, tree: str) -> None:
     DatasetError
         If one differs or is missing.
     """
+    walk = list(os.walk(tree))
+    splits = any({'train', 'test'} <= set(folders) or {'cars_train', 'cars_test'} <= set(folders)
+                 for _, folders, _ in walk)
+    if splits and not any('car_ims' in folders for _, folders, _ in walk):
+        return      # a mirror that numbers the images in another way: the counts have to do
     missing = dict(source.spot_md5)
-    if not any(folder == 'car_ims' for _, folders, _ in os.walk(tree) for folder in folders) and any(
-            {'train', 'test'} <= set(folders) or {'cars_train', 'cars_test'} <= set(folders)
-            for _, folders, _ in os.walk(tree)):
-        return      # a mirror that numbers the pictures in another way: the counts have to do
-    for folder, _, files in os.walk(tree):
+    for folder, _, files in walk:
         for name in set(files) & set(missing):
             md5 = hash_file(os.path.join(folder, name), 'md5')
             if md5 != missing.pop(name):
@@ -337,28 +303,65 @@ def _check_spots(source: Source, tree: str) -> None:
         raise DatasetError(f'the archive holds no {" and no ".join(sorted(missing))}, so it cannot be verified.')
 
 
-def _publish(root: str, data_path: str, work: str) -> None:
-    """Move everything in `root` into `data_path`, which may hold the beginning of an earlier, interrupted move."""
-    names = sorted(os.listdir(root))
-    journal = os.path.join(work, 'moving')
-    ours = set()
-    if os.path.exists(journal):
-        with open(journal, encoding='utf-8') as file:
-            ours = set(file.read().split('\n'))
-    for name in names:
-        if name not in ours and os.path.lexists(os.path.join(data_path, name)):
-            raise DatasetError(f'{os.path.join(data_path, name)} exists already, but {data_path} holds no complete '
-                               'dataset: move it away, or choose another '
-                               '--data-path.')
-    with open(journal, 'w', encoding='utf-8') as file:
-        file.write('\n'.join(sorted(ours | set(names))))
-    os.sync()       # the files' content is on the disk before their names are
+def _find_root(name: str, tree: str) -> str:
+    """The folder inside `tree` that the reader accepts: `tree` itself or one directly in it.
+
+    Raises
+    ------
+    DatasetError
+        The reader's, if it accepts none.
+    """
+    errors = []
+    for folder in [tree] + sorted(entry.path for entry in os.scandir(tree) if entry.is_dir()):
+        try:
+            get_dataset(name, folder)
+            return folder
+        except DatasetError as error:
+            errors.append(error)
+    # With nothing but one folder in the archive, that is where the dataset should have been.
+    raise errors[-1] if len(os.listdir(tree)) == 1 else errors[0]
+
+
+def _unpack_all(name: str, source: Source, files: Sequence[str], tree: str, verified: bool,
+                say: Callable[[str], None]) -> str:
+    """Unpack archives into `tree`, and return the folder in it that the reader accepts; remove `tree` on an error."""
+    shutil.rmtree(tree, ignore_errors=True)
+    os.makedirs(tree)
+    try:
+        for path in files:
+            say(f'Unpacking {path} ...')
+            if name == 'CARS196' and path.endswith('.mat'):
+                own = os.path.basename(path)
+                target = os.path.join(tree, own if own.startswith('cars_') else 'cars_annos.mat')
+                try:
+                    shutil.copyfile(path, target)
+                except OSError as error:    # it names the source, also where the target has no room
+                    raise OSError(error.errno, error.strerror, target) from error
+            else:
+                unpack.unpack(path, tree, source.max_bytes, source.max_files)
+        try:
+            if not verified:
+                _check_spots(source, tree)
+            return _find_root(name, tree)
+        except DatasetError as error:
+            reason = str(error).replace(tree + os.sep, '').replace(tree, 'it')
+            raise DatasetError(f'{" with ".join(files)} is not the complete {name}: {reason}') from None
+    except BaseException:
+        shutil.rmtree(tree, ignore_errors=True)
+        raise
+
+
+def _publish(ready: str, data_path: str) -> None:
+    """Move everything in `ready` into `data_path`. If it is interrupted, the next call moves what is left."""
     # Lists last: without them no reader takes the folder for a dataset.
-    for name in sorted(names, key=lambda name: os.path.isfile(os.path.join(root, name))):
-        target = os.path.join(data_path, name)
-        if os.path.isdir(target):
-            shutil.rmtree(target)
-        os.replace(os.path.join(root, name), target)
+    names = sorted(os.listdir(ready), key=lambda name: (os.path.isfile(os.path.join(ready, name)), name))
+    for name in names:
+        if os.path.lexists(os.path.join(data_path, name)):
+            raise DatasetError(f'{os.path.join(data_path, name)} exists already, but {data_path} holds no complete '
+                               'dataset: move it away, or choose another --data-path.')
+    os.sync()       # the files' content is on the disk before their names are
+    for name in names:
+        os.replace(os.path.join(ready, name), os.path.join(data_path, name))
     os.sync()
 
 
@@ -371,46 +374,19 @@ def _count(name: str, data_path: str) -> Optional[Tuple[int, int]]:
     return len(train), len(test)
 
 
-def _fetch_all(source: Source, urls: Sequence[str], work: str, say: Callable[[str], None], options: dict) -> List[str]:
-    """Download all files of a source; `urls` are further places of the first."""
+def _obtain(source: Source, archives: Sequence[str], urls: Sequence[str], work: str, say: Callable[[str], None],
+            options: dict) -> Tuple[List[str], bool]:
+    """The archives, the user's or downloaded ones, and whether their checksums are the published ones."""
+    if archives:
+        return list(archives), all(_verify_archive(source, path) for path in archives)
     files = []
-    for remote in source.files:
-        places = remote.urls if files else list(urls) + remote.urls
-        try:
-            files.append(fetch(RemoteFile(remote.name, remote.md5, remote.size, places), work, say=say, **options))
-        except DatasetError as error:
-            raise DatasetError(f'{error} {source.hint}') from None
-    return files
-
-
-def _unpack_all(name: str, source: Source, files: Sequence[str], tree: str, verified: bool,
-                say: Callable[[str], None]) -> str:
-    """Unpack archives into `tree`, and return the folder in it that the reader accepts; remove `tree` on an error."""
-    shutil.rmtree(tree, ignore_errors=True)
-    os.makedirs(tree)
-    limits = unpack.Limits(source.max_bytes, source.max_files)
     try:
-        for path in files:
-            say(f'Unpacking {path} ...')
-            if name == 'CARS196' and path.endswith('.mat'):
-                own = os.path.basename(path)
-                target = os.path.join(tree, own if own.startswith('cars_') else 'cars_annos.mat')
-                try:
-                    shutil.copyfile(path, target)
-                except OSError as error:    # it names the source, also where the target has no room
-                    raise OSError(error.errno, error.strerror, target) from error
-            else:
-                unpack.unpack(path, tree, limits)
-        try:
-            if not verified:
-                _check_spots(source, tree)
-            return _find_root(name, tree)
-        except DatasetError as error:
-            reason = str(error).replace(tree + os.sep, '').replace(tree, 'it')
-            raise DatasetError(f'{" with ".join(files)} is not the complete {name}: {reason}') from None
-    except BaseException:
-        shutil.rmtree(tree, ignore_errors=True)
-        raise
+        for remote in source.files:
+            places = remote.urls if files else [*urls, *remote.urls]
+            files.append(fetch(replace(remote, urls=places), work, say=say, **options))
+    except DatasetError as error:
+        raise DatasetError(f'{error} {source.hint}') from None
+    return files, all(remote.md5 for remote in source.files)
 
 
 def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequence[str] = (), keep: bool = False,
@@ -463,22 +439,25 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
         if counts:
             say(f'{name} is already in {data_path}: {counts[0]} training and {counts[1]} test images.')
         else:
-            if archives:
-                files, verified = archives, all(_verify_archive(source, path) for path in archives)
-            else:
-                files, verified = _fetch_all(source, urls, work, say, options), all(f.md5 for f in source.files)
-            try:
-                root = _unpack_all(name, source, files, os.path.join(work, 'tree'), verified, say)
-            except DatasetError:
-                if not archives and not verified:
-                    for path in files:      # no checksum spoke for it: a new download may be better
-                        os.unlink(path)
-                raise
-            _publish(root, data_path, work)
-            if keep and not archives:
-                for path in files:
-                    os.replace(path, os.path.join(data_path, os.path.basename(path)))
+            ready = os.path.join(work, 'ready')     # what is unpacked and found right
+            if not os.path.isdir(ready):
+                files, verified = _obtain(source, archives, urls, work, say, options)
+                try:
+                    os.replace(_unpack_all(name, source, files, os.path.join(work, 'tree'), verified, say), ready)
+                except DatasetError:
+                    if not archives and not verified:
+                        for path in files:      # no checksum spoke for it: a new download may be better
+                            os.unlink(path)
+                    raise
+            _publish(ready, data_path)
+            for remote in source.files if keep else ():
+                if os.path.exists(os.path.join(work, remote.name)):
+                    os.replace(os.path.join(work, remote.name), os.path.join(data_path, remote.name))
             counts = _count(name, data_path)
+            if counts is None:
+                shutil.rmtree(ready)
+                raise DatasetError(f'{data_path} has lost files that an earlier call put there: move the rest away, '
+                                   'and run the same command again.')
             say(f'{name} is in {data_path}: {counts[0]} training and {counts[1]} test images, as published.')
         shutil.rmtree(work)
     return counts

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -343,7 +344,7 @@ def test_interrupted_call_leaves_nothing_finished_and_can_be_run_again(small_cub
 
     def interrupt(*arguments):
         calls.append(arguments)
-        if when != 'move' or 'CUB_200_2011' in arguments[0] and 'tree' in arguments[0]:
+        if when != 'move' or 'CUB_200_2011' in arguments[0] and 'ready' in arguments[0]:
             if when == 'unpack' and len(calls) < 5:
                 return original(*arguments)
             raise KeyboardInterrupt
@@ -460,6 +461,13 @@ def test_move_interrupted_in_the_middle(small_cars, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path / 'cars')) == ['.download-CARS196', '1', '2']
     with pytest.raises(DatasetError):
         cars196.read_cars196(str(tmp_path / 'cars'))
+    moved = tmp_path / 'elsewhere'
+    (tmp_path / 'cars' / '1').rename(moved)
+    copy = tmp_path / 'copy'
+    shutil.copytree(tmp_path / 'cars', copy)
+    with pytest.raises(DatasetError, match='has lost files'):
+        get('CARS196', copy, source, archives=[str(mine)])
+    moved.rename(tmp_path / 'cars' / '1')
     assert get('CARS196', tmp_path / 'cars', source, archives=[str(mine)])[0] == (4, 4)
     assert sorted(os.listdir(tmp_path / 'cars')) == ['1', '2', '3', '4']
 
@@ -515,8 +523,7 @@ def zip_info(name, mode):
     return info, b'../../target'
 
 
-BAD_NAMES = ['/etc/passwd', '../evil', 'a/../../evil', 'a//b', '..', 'C:/evil', 'a\\..\\evil', 'con.jpg', 'a/NUL',
-             'a\nb']
+BAD_NAMES = ['/etc/passwd', '../evil', 'a/../../evil', 'a//b', '..', 'a\nb']
 
 
 def unpack_bytes(data, folder, max_bytes=10 ** 6, max_files=100):
@@ -525,7 +532,7 @@ def unpack_bytes(data, folder, max_bytes=10 ** 6, max_files=100):
     file.write_bytes(data)
     target = folder / 'in'
     target.mkdir()
-    unpack.unpack(str(file), str(target), unpack.Limits(max_bytes, max_files))
+    unpack.unpack(str(file), str(target), max_bytes, max_files)
     return {str(p.relative_to(target)): p.read_bytes() for p in target.rglob('*') if p.is_file()}
 
 
