@@ -12,7 +12,7 @@ import struct
 import threading
 import zlib
 from contextlib import ExitStack
-from typing import NamedTuple, Sequence
+from typing import Sequence
 
 import cv2
 import numpy as np
@@ -58,13 +58,6 @@ class _Broken(Exception):
     """Why a file is refused; becomes an ImageError where the name of the file is known."""
 
 
-class _JpegHeader(NamedTuple):
-    width: int
-    height: int
-    huffman: bool
-    fast: bool          # a kind that OpenCV decodes right: 8 bits, grey or three colours, Huffman
-
-
 def _check_size(width: int, height: int, turn: ExitStack, pixel_bytes: int = 3) -> None:
     """Refuse impossible sizes; for a huge one, wait for `turn` to be the only one."""
     if width < 1 or height < 1:
@@ -77,8 +70,11 @@ def _check_size(width: int, height: int, turn: ExitStack, pixel_bytes: int = 3) 
         turn.enter_context(_huge_one)
 
 
-def _jpeg_header(data: bytes, turn: ExitStack) -> _JpegHeader:
-    """Walk over the segments up to the first scan, and look whether the end-of-image marker stands behind it."""
+def _jpeg_header(data: bytes, turn: ExitStack) -> tuple[int, int, bool]:
+    """Walk over the segments up to the first scan, and look whether the end-of-image marker stands behind it.
+
+    Returns width, height, and whether OpenCV decodes this kind right: 8 bits, grey or three colours, Huffman.
+    """
     position, end, header = 2, len(data), None
     while position + 4 <= end:
         if data[position] != 0xFF:
@@ -99,7 +95,7 @@ def _jpeg_header(data: bytes, turn: ExitStack) -> _JpegHeader:
             precision, height, width, components = struct.unpack_from('>BHHB', data, position + 4)
             _check_size(width, height, turn)
             huffman = marker <= 0xC2
-            header = _JpegHeader(width, height, huffman, huffman and precision == 8 and components in (1, 3))
+            header = width, height, huffman and precision == 8 and components in (1, 3)
         elif marker == 0xDA:
             if header is None:
                 raise _Broken('broken JPEG: pixels before the frame header')
@@ -107,9 +103,8 @@ def _jpeg_header(data: bytes, turn: ExitStack) -> _JpegHeader:
             if not data.endswith(b'\xff\xd9') and data.rfind(b'\xff\xd9', following) < 0:
                 raise _Broken('truncated JPEG: its end-of-image marker is missing')
             # The shortest Huffman code has one bit, and every block of 8 x 8 has at least one code.
-            if header.huffman and header.width * header.height > 64 * 8 * (end - following):
-                raise _Broken(f'truncated or forged JPEG: {end} bytes cannot hold its {header.width} x {header.height} '
-                              f'pixels')
+            if huffman and width * height > 64 * 8 * (end - following):
+                raise _Broken(f'truncated or forged JPEG: {end} bytes cannot hold its {width} x {height} pixels')
             return header
         position = following
     raise _Broken('truncated JPEG: it ends before its pixels')
@@ -150,10 +145,7 @@ def _plain_png(data: bytes, turn: ExitStack) -> bytes | None:
 
 
 def _opencv(data: bytes, flags: int) -> np.ndarray:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except (cv2.error, MemoryError) as error:
-        raise _Broken(str(error)) from error
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise _Broken('its pixels cannot be decoded')
     return image
@@ -231,13 +223,10 @@ def _crop(image: np.ndarray, box: Sequence[float], factor: int) -> np.ndarray:
 def _decode(data: bytes, side: int | None, box: Sequence[float] | None, turn: ExitStack) -> np.ndarray:
     factor = 1
     if data[:2] == _JPEG:
-        header = _jpeg_header(data, turn)
-        if not header.fast:
-            image = _pillow(data, turn)
-        else:
-            if side is not None:
-                factor = _reduction(*((header.width, header.height) if box is None else box[2:]), side)
-            image = _opencv(data, _READ[factor])
+        width, height, fast = _jpeg_header(data, turn)
+        if fast and side is not None:
+            factor = _reduction(*((width, height) if box is None else box[2:]), side)
+        image = _opencv(data, _READ[factor]) if fast else _pillow(data, turn)
     elif data[:8] == _PNG:
         plain = _plain_png(data, turn)
         image = _pillow(data, turn) if plain is None else _opencv(plain, cv2.IMREAD_COLOR_RGB)
@@ -274,10 +263,8 @@ def read_image(path: str, resize: int | None = None, box: Sequence[float] | None
     try:
         with open(path, 'rb', buffering=0) as file:
             data = file.readall()
-    except OSError as error:
-        raise ImageError(path, f'it cannot be read: {error.strerror or error}') from error
-    except ValueError as error:     # a zero byte in the name
-        raise ImageError(path, f'it cannot be read: {error}') from error
+    except (OSError, ValueError) as error:      # ValueError: a zero byte in the name
+        raise ImageError(path, f'it cannot be read: {getattr(error, "strerror", None) or error}') from error
     try:
         with ExitStack() as turn:
             image = _decode(data, resize, box, turn)

@@ -18,7 +18,6 @@ Where the files are (checksums are those of the published files):
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import sys
@@ -32,7 +31,7 @@ from tqdm import tqdm
 
 from common.command import CommandParser, run_command
 from common.errors import UsageError
-from common.files import expand_path, hash_file
+from common.files import expand_path, hash_file, lock
 from dataset import unpack
 from dataset.errors import DatasetError
 from dataset.registry import get_dataset
@@ -140,7 +139,7 @@ def _size(path: str) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress: bool) -> None:
+def _get(url: str, part: str, limit: int, timeout: Tuple[float, float]) -> None:
     """One request: append to `part` what is missing of the file.
 
     Raises
@@ -181,7 +180,7 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress
                                             f'{free / 1e9:.1f} GB free)', part)
             with open(part, 'ab' if have else 'wb') as file, \
                     tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=os.path.basename(part)[:-5],
-                         disable=None if progress else True, leave=False) as bar:
+                         disable=None, leave=False) as bar:
                 while True:     # a connection that ends before Content-Length is an IncompleteRead of urllib3's
                     block = response.raw.read(CHUNK, decode_content=False)
                     if not block:
@@ -198,7 +197,7 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress
 
 
 def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, timeout: Tuple[float, float] = (20, 60),
-          progress: bool = True, say: Callable[[str], None] = lambda line: None) -> str:
+          say: Callable[[str], None] = print) -> str:
     """Download a file, going on with ``folder/NAME.part`` where that exists.
 
     Parameters
@@ -211,8 +210,6 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
         Seconds before the second attempt; doubled at each further one.
     timeout : (float, float)
         Seconds to wait for a connection, and for the next bytes.
-    progress : bool
-        Whether to draw a progress bar (never where stderr is no terminal).
     say : callable
         Takes one line about what goes wrong on the way.
 
@@ -238,7 +235,7 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
         while failures < tries:
             before, pause = _size(part), wait * 2 ** failures
             try:
-                _get(url, part, 2 * remote.size, timeout, progress)
+                _get(url, part, 2 * remote.size, timeout)
                 found = remote.md5 and hash_file(part, 'md5')
                 if found == remote.md5:
                     os.replace(part, path)
@@ -430,11 +427,9 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
             raise UsageError(f'--archive {archive}: there is no such file.')
     work = os.path.join(data_path, '.download-' + name)
     os.makedirs(work, exist_ok=True)
-    with open(os.path.join(work, 'lock'), 'w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DatasetError(f'another process is downloading {name} into {data_path}.') from None
+    with open(os.path.join(work, 'lock'), 'w') as file:
+        if not lock(file):
+            raise DatasetError(f'another process is downloading {name} into {data_path}.')
         counts = _count(name, data_path)
         if counts:
             say(f'{name} is already in {data_path}: {counts[0]} training and {counts[1]} test images.')

@@ -17,7 +17,6 @@ uses what the first has made.
 """
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -25,7 +24,7 @@ import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from io import BytesIO
-from typing import Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -40,7 +39,6 @@ from dataset.registry import register
 #: Part of the folder's name: to be raised when the pictures change.
 FORMAT = 2
 IMAGES_PER_CLASS = 40
-MANIFEST = 'glyphs.json'
 _TEMPORARY = '.tmp-'
 
 FACES = ('DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSans-BoldOblique',
@@ -97,27 +95,10 @@ def read_glyphs(data_path: Optional[str], size: int = 256, seed: int = 0) -> Tup
             raise DatasetError(f'{folder} cannot be written ({error}): choose another place with --data-path or '
                                '$DML_CACHE.') from None
     images = read_folders(folder, 'GLYPHS', mirror=False)
-    _check_manifest(folder, images)
+    if (images.num_classes, len(images)) != (len(CHARACTERS), len(CHARACTERS) * IMAGES_PER_CLASS):
+        raise DatasetError(f'{folder} is not as it was made ({images.num_classes} classes, {len(images)} images): '
+                           'delete it, and it will be made again.')
     return split_halves(images)
-
-
-def _manifest(size: int, seed: int) -> Dict[str, int]:
-    return {'format': FORMAT, 'seed': seed, 'size': size, 'classes': len(CHARACTERS),
-            'images': len(CHARACTERS) * IMAGES_PER_CLASS}
-
-
-def _check_manifest(folder: str, images: ImageSet) -> None:
-    """The stamp inside the folder against what is there."""
-    try:
-        with open(os.path.join(folder, MANIFEST), encoding='utf-8') as stream:
-            manifest = json.load(stream)
-        whole = (manifest['classes'], manifest['images']) == (images.num_classes, len(images))
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise DatasetError(f'{folder} is not as it was made ({images.num_classes} classes, {len(images)} images; see '
-                           f'{MANIFEST}): delete it, and it will be made '
-                           'again.')
 
 
 def generate(folder: str, size: int, seed: int = 0, threads: Optional[int] = None) -> None:
@@ -154,8 +135,6 @@ def generate(folder: str, size: int, seed: int = 0, threads: Optional[int] = Non
                 stop.set()  # after an error or Ctrl-C the others need not finish
             for job in jobs:
                 job.result()
-        with open(os.path.join(temporary, MANIFEST), 'w', encoding='utf-8') as stream:
-            json.dump(_manifest(size, seed), stream)
         os.chmod(temporary, 0o755)  # mkdtemp makes it private, the cache may be shared
         try:
             os.rename(temporary, folder)

@@ -51,8 +51,7 @@ class ImageSet:
         labels = np.asarray(self.labels)
         if labels.ndim != 1 or len(labels) != len(self.paths) or labels.dtype.kind not in 'iu':
             raise DatasetError(f'{self._title} needs one integer label for each of its {len(self.paths)} images, not '
-                               f'an array of shape {labels.shape} and '
-                               f'type {labels.dtype}.')
+                               f'an array of shape {labels.shape} and type {labels.dtype}.')
         self.labels = labels.astype(np.int64)
         if not np.array_equal(np.unique(self.labels), np.arange(len(self.class_names))):
             raise DatasetError(f'{self._title} needs labels 0 to {len(self.class_names) - 1}, each with at least one '
@@ -114,7 +113,7 @@ def split_classes(train: ImageSet, fraction: float, seed: int = 0) -> Tuple[Imag
 
     Raises
     ------
-    DatasetError
+    UsageError
         If `fraction` is out of range or there are fewer than four classes.
     """
     if not 0 < fraction < 1:

@@ -111,7 +111,7 @@ def _write(source: IO[bytes], target: str, size: int, archive: str) -> None:
         raise OSError(error.errno, error.strerror, target) from error
 
 
-def unpack(archive: str, folder: str, max_bytes: int, max_files: int, progress: bool = True) -> None:
+def unpack(archive: str, folder: str, max_bytes: int, max_files: int) -> None:
     """Unpack a tar (plain, gzip, bzip2 or xz) or zip archive; its kind is seen from its content.
 
     Parameters
@@ -121,8 +121,6 @@ def unpack(archive: str, folder: str, max_bytes: int, max_files: int, progress: 
         Must exist. What was written before an error stays there, so give a folder of its own.
     max_bytes, max_files : int
         How much may come out; folders count as files.
-    progress : bool
-        Whether to draw a progress bar (never where stderr is no terminal).
 
     Raises
     ------
@@ -135,10 +133,9 @@ def unpack(archive: str, folder: str, max_bytes: int, max_files: int, progress: 
         magic = file.read(2)
     # The headers and the padding of a tar come on top of its content: at most a few blocks a file.
     members = _zip_members(archive) if magic == b'PK' else _tar_members(archive, magic, max_bytes + 4096 * max_files)
-    hidden = None if progress else True     # None: where stderr is no terminal
     count = total = 0
     try:
-        for name, size, opener in tqdm(members, unit=' files', desc=os.path.basename(archive), disable=hidden,
+        for name, size, opener in tqdm(members, unit=' files', desc=os.path.basename(archive), disable=None,
                                        leave=False):
             target = _target(folder, name, archive)
             count, total = count + 1, total + size

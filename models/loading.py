@@ -19,8 +19,6 @@ from models.errors import ModelError
 from models.paramfile import Arrays
 from models.store import find
 
-_SHOWN = 'expected weights of {}, but '
-
 
 def save_parameters(net: Block, path: str) -> None:
     """Writes all parameters of `net` to a ``.params`` file, under a temporary name first.
@@ -104,9 +102,10 @@ def fit(net: Block, named: Block, arrays: Arrays, removed: frozenset = frozenset
     ModelError
         Without the file's name: the caller knows it.
     """
-    for block in _blocks(net):
-        if isinstance(block, Backbone) and block.adapt(arrays) and getattr(net, '_active', False):
-            net.hybridize(True, **dict(net._flags))  # forget the graph of the variant before
+    adapted = []
+    net.apply(lambda block: adapted.append(isinstance(block, Backbone) and block.adapt(arrays)))
+    if any(adapted) and getattr(net, '_active', False):
+        net.hybridize(True, **dict(net._flags))  # forget the graph of the variant before
     expected = named._collect_params_with_prefix()
     names = {name: name for name in arrays}
     if not set(names) & set(expected):
@@ -117,7 +116,7 @@ def fit(net: Block, named: Block, arrays: Arrays, removed: frozenset = frozenset
             # An export of a network whose parts were made apart, as an EmbeddingNet's backbone: several prefixes.
             expected, names = _numbered_anew(named.collect_params()), _numbered_anew(names)
     names = {name: name_in_file for name, name_in_file in names.items() if name not in removed}
-    shown = _SHOWN.format(network_name(net))
+    shown = f'expected weights of {network_name(net)}, but '
     missing = [name for name in expected if name not in names]
     if missing:
         raise ModelError(f'{shown}it has no {_some(missing)}')
@@ -157,12 +156,6 @@ def _fill(pairs: List[Tuple[Parameter, np.ndarray]], ctx: Contexts) -> None:
 
 def _below(start: str, arrays: Arrays) -> Arrays:
     return {name[len(start):]: array for name, array in arrays.items() if name.startswith(start)}
-
-
-def _blocks(block: Block):
-    yield block
-    for child in block._children.values():
-        yield from _blocks(child)
 
 
 def _without_prefix(arrays: Arrays, expected) -> Dict[str, str]:

@@ -17,6 +17,7 @@ rather than a second one beside it: the two could never be replaced together.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from typing import Dict
 
@@ -57,34 +58,23 @@ class _Cursor:
         return self.ints(kind)[0]
 
 
-def _shape(cursor: _Cursor):
-    magic = cursor.int('I')
-    if magic in (_V2, _V3):
-        storage = cursor.int('i')
+def _array(cursor: _Cursor) -> np.ndarray:
+    dimensions, size_kind = cursor.int('I'), 'I'    # without a magic number: the oldest files
+    if dimensions in (_V1, _V2, _V3):
+        storage = 0 if dimensions == _V1 else cursor.int('i')
         if storage != 0:
             raise ModelError(f'an array is not dense (storage type {storage})')
-        count, kind = cursor.int('i'), 'q'
-    elif magic == _V1:
-        count, kind = cursor.int('i'), 'q'
-    else:
-        count, kind = magic, 'I'
-    if not 0 < count <= _MAX_DIMENSIONS:
-        raise ModelError(f'an array has {count} dimensions')
-    shape = cursor.ints(kind, count)
+        dimensions, size_kind = cursor.int('i'), 'q'
+    if not 0 < dimensions <= _MAX_DIMENSIONS:
+        raise ModelError(f'an array has {dimensions} dimensions')
+    shape = cursor.ints(size_kind, dimensions)
     if min(shape) < 0:
         raise ModelError(f'an array has the shape {shape}')
-    return shape
-
-
-def _array(cursor: _Cursor) -> np.ndarray:
-    shape = _shape(cursor)
     cursor.ints('i', 2)
     code = cursor.int('i')
     if not 0 <= code < len(_TYPES):
         raise ModelError(f'an array has the unknown type {code}')
-    size = 1
-    for length in shape:
-        size *= length  # Python's integers: NumPy's would wrap around
+    size = math.prod(shape)
     start = cursor.take(size * _TYPES[code].itemsize)
     return np.frombuffer(cursor.data, _TYPES[code], size, start).reshape(shape)
 
@@ -149,11 +139,9 @@ def read(path: str) -> Arrays:
         if not data:
             raise ModelError('it is empty')
         return _parse(data)
-    except ModelError as error:
-        raise ModelError(f'{path}: expected weights (.params or .safetensors), but {error}') from None
-    except OSError as error:
-        raise ModelError(f'{path}: expected weights (.params or .safetensors), but it cannot be read '
-                         f'({error.strerror or error})') from None
+    except (ModelError, OSError) as error:
+        reason = f'it cannot be read ({error.strerror or error})' if isinstance(error, OSError) else error
+        raise ModelError(f'{path}: expected weights (.params or .safetensors), but {reason}') from None
 
 
 def _serialise(arrays: Arrays):
