@@ -1,4 +1,4 @@
-"""Looks a dataset over before days are spent on it.
+"""Checks a dataset before training.
 
     python -m dataset.check CUB --data-path DIR
 
@@ -84,7 +84,7 @@ def _describe(title: str, images: ImageSet) -> str:
 
 
 def count_passed_over(data_path: str, train: ImageSet, test: ImageSet) -> Counter:
-    """How many files below the dataset's folder are in no set, by suffix."""
+    """How many files in the dataset's folder belong to no set, by suffix."""
     folder = data_path if os.path.isdir(data_path) else os.path.dirname(data_path) or '.'
     used = {os.path.abspath(path) for images in (train, test, train.val) if images is not None
             for path in images.paths}
@@ -98,7 +98,7 @@ def count_passed_over(data_path: str, train: ImageSet, test: ImageSet) -> Counte
 
 def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: int = 2, show: int = 20,
           say: Callable[[str], None] = print, allow_seen_classes: bool = False) -> bool:
-    """Check a dataset and report; whether all is well.
+    """Check a dataset and print what was found; returns whether all is well.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _run(argv: Optional[Sequence[str]]) -> int:
-    parser = CommandParser(prog='dataset.check', description='Look a dataset over.')
+    parser = CommandParser(prog='dataset.check', description='Check a dataset before training.')
     parser.add_argument('dataset', choices=dataset_names(), help='which dataset')
     parser.add_argument('--data-path', type=expand_path, metavar='DIR', help='its folder (GLYPHS: made if not given)')
     parser.add_argument('--resize', type=int, default=256, help='side of generated images in pixels (default: 256)')

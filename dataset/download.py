@@ -1,11 +1,11 @@
-"""Gets a dataset: downloads its archive, verifies it, unpacks it safely, and verifies what came out.
+"""Gets a dataset: downloads its archive, checks it, unpacks it, and checks the images.
 
     python -m dataset.download CUB --data-path DIR
     python -m dataset.download SOP --data-path DIR --archive Stanford_Online_Products.zip      (a file you have already)
     python -m dataset.download CARS196 --data-path DIR --archive car_ims.tgz cars_annos.mat
 
-An interrupted call can be run again: it goes on with the bytes that are there. All work happens in the hidden folder
-DIR/.download-NAME; only a dataset whose counts the reader found right is moved into DIR.
+An interrupted call can be run again, and continues. All work happens in the hidden folder DIR/.download-NAME. Only a
+complete dataset is moved into DIR.
 
 Where the files are (checksums are those of the published files):
 
@@ -49,7 +49,7 @@ class RemoteFile:
     name : str
         Its file name.
     md5 : str or None
-        None where no checksum was published; then `Source.spot_md5` has to do.
+        None where no checksum was published. Then `Source.spot_md5` is compared.
     size : int
         About how large, in bytes. A file of more than twice this is refused.
     urls : list of str
@@ -64,7 +64,7 @@ class RemoteFile:
 
 @dataclass
 class Source:
-    """Where a dataset comes from and what it must be.
+    """Where a dataset comes from, and how it is checked.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ class Source:
         Images that must be in an archive whose own checksum is unknown: file name to MD5. Empty: such archives are
         refused.
     repacked : bool
-        Whether an archive of the user's with another checksum will do where all the counts are right.
+        Whether a user's archive may have another checksum if all the counts are right.
     max_bytes, max_files : int
-        Limits of what may come out of the archives.
+        How much may come out of one archive.
     hint : str
         One sentence for those who cannot download it.
     """
@@ -122,7 +122,7 @@ class _MirrorError(Exception):
 
 
 class _Retry(Exception):
-    """Something that may pass: try this mirror again, after `wait` seconds where the server says so."""
+    """A temporary failure: try this mirror again, after `wait` seconds if the server says so."""
 
     def __init__(self, message: str, wait: Optional[float] = None) -> None:
         super().__init__(message)
@@ -417,7 +417,7 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
     Raises
     ------
     DatasetError
-        If it cannot be had, or what was had is not the dataset.
+        If it cannot be downloaded, or is not the dataset.
     OSError
         If the disk cannot take it.
     """

@@ -9,11 +9,10 @@ The images are real files in class folders, the first hundred of which train (th
 
     CACHE/glyphs-v2-seed0-size37/0000_U+03A9/000.jpg ...
 
-They are made once, by threads: drawing is OpenCV and NumPy, which let go of the interpreter lock, so that no worker
-process can be left behind or be started twice by a script without a main guard. Each class has a generator of its own,
-seeded by (seed, size, character): any number of threads makes the same files. They are drawn into a temporary
-folder beside their place, which is renamed when it is complete. If two processes draw at once, the second to finish
-uses what the first has made.
+They are made once, by threads: OpenCV and NumPy release the interpreter lock while they draw. Each class has its own
+random generator, seeded by (seed, size, character), so any number of threads makes the same files. They are drawn into
+a temporary folder, which is renamed when it is complete. If two processes draw at once, the second to finish uses what
+the first has made.
 """
 from __future__ import annotations
 
@@ -102,7 +101,7 @@ def read_glyphs(data_path: Optional[str], size: int = 256, seed: int = 0) -> Tup
 
 
 def generate(folder: str, size: int, seed: int = 0, threads: Optional[int] = None) -> None:
-    """Draw all images and publish them as `folder`; nothing happens to a `folder` that is there by then.
+    """Draw all images into a new `folder`. If the folder exists by then, it stays as it is.
 
     Parameters
     ----------
@@ -146,7 +145,7 @@ def generate(folder: str, size: int, seed: int = 0, threads: Optional[int] = Non
 
 
 def _remove_leftovers(parent: str) -> None:
-    """Delete what killed processes left, once it is so old (an hour) that nobody can still be writing it."""
+    """Delete what killed processes left behind more than an hour ago."""
     with os.scandir(parent) as entries:
         for entry in entries:
             if entry.name.startswith('glyphs-v') and _TEMPORARY in entry.name \

@@ -1,7 +1,6 @@
-"""What the readers share: text lists read with care, and folders read without touching every file.
+"""What the readers share: reading text lists, and listing folders without opening every file.
 
-A list comes from a download and may be cut off, re-encoded or edited; whatever it holds, the outcome is data or a
-DatasetError that names the file and the line.
+A list may be cut off, re-encoded or edited. Then a DatasetError names the file and the line.
 """
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from dataset.errors import DatasetError
 #: Suffixes that count as an image, in lower case.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.bmp', '.dib', '.webp', '.tif', '.tiff', '.ppm',
                   '.pgm', '.pbm', '.pnm')
-#: How pictures begin: what has another suffix, or none, is opened to look.
+#: The first bytes of image files. A file with another suffix, or none, is opened and compared.
 _IMAGE_STARTS = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'GIF87a', b'GIF89a', b'II*\0', b'MM\0*')
 
 
@@ -135,7 +134,7 @@ def _begins_as_image(path: str) -> bool:
 
 
 def name_in(folder: str, name: str) -> Optional[str]:
-    """The name in `folder` that is `name`, or the only one that differs from it in upper and lower case alone."""
+    """The entry of `folder` called `name`, else the only one that differs from it in upper and lower case alone."""
     try:
         names = os.listdir(folder)
     except (OSError, ValueError):

@@ -27,7 +27,7 @@ class ImageSet:
     name : str
         The dataset's name, for messages and logs.
     mirror : bool
-        Whether training may mirror these images (a mirrored b is a d).
+        Whether training may mirror these images. Text, for example, must not be: a mirrored b is a d.
     val : ImageSet, optional
         Of a training set: the validation set that the dataset itself brings.
 
@@ -96,8 +96,7 @@ class ImageSet:
 def split_classes(train: ImageSet, fraction: float, seed: int = 0) -> Tuple[ImageSet, ImageSet]:
     """Hold out a random share of the classes, with all of their images.
 
-    Both parts keep the classes in their order. Each gets at least two classes: with one there is nothing to tell
-    apart.
+    Both parts keep the classes in their order, and each gets at least two of them.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Batch samplers: which images make up each batch, chosen from the labels alone.
 
 Every sampler draws from a generator of its own, never from NumPy's global one. Each epoch has a generator that is
-seeded from the sampler's when the epoch begins; so the state to save depends only on the number of epochs begun, not
-on how far a prefetching loader has read ahead, and a sampler restored at an epoch border goes on as if never stopped.
+seeded from the sampler's when the epoch begins. So the state to save depends on the number of epochs only, not on how
+far a loader has read ahead, and a sampler that is restored between two epochs goes on as if it had never stopped.
 """
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class BatchSampler(Sampler):
                 'cached_gaussian': float(cached)}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """Go on where the sampler that gave `state` stood. The labels and settings are the caller's to restore."""
+        """Continue from `state`. Labels and settings must be the same as then."""
         if not 0 <= int(state['position']) <= 624:      # NumPy does not look, and reads behind its array
             raise ValueError(f'the generator of the batches has no position {state["position"]}')
         keys = np.asarray(state['keys']).astype(np.uint32, casting='same_kind')     # no floats, no complex numbers

@@ -1,4 +1,4 @@
-"""Unpacks archives from the internet: nothing gets out of the target folder, and nothing grows without a limit.
+"""Unpacks archives from the internet: nothing is written outside of the target folder, and there are limits of size.
 
 Only plain files and folders are taken. A link, a device, an absolute name, a name with ``..``, or a name given twice is
 refused, and with it the archive: none of the published datasets has one. Owners, modes and times are not restored.
@@ -78,7 +78,7 @@ def _zip_members(archive: str) -> Iterator[_Member]:
 
 
 def _target(folder: str, name: str, archive: str) -> Optional[str]:
-    """Where a member goes; None for the rubbish that some packers add.
+    """The path of a member; None for files that some packers add (``__MACOSX``, ``.DS_Store``).
 
     Raises
     ------

@@ -1,7 +1,6 @@
 """Weights into networks and out of them, checked before anything is loaded.
 
-A damaged file, or one of another network, is one sentence in a `ModelError` (`models.paramfile`); the network keeps
-what it had, and the interpreter lives.
+A damaged file, or one of another network, is a `ModelError` of one sentence, and the network stays as it was.
 """
 from __future__ import annotations
 
@@ -59,7 +58,7 @@ def load_parameters(net: Block, path: str, ctx: Contexts = None) -> None:
 def load_pretrained(backbone: Backbone, pretrained: str) -> None:
     """Loads `pretrained` (``auto`` or a file) and notes file, hash and source in ``backbone.weights``.
 
-    The classifier's parameters in the file are passed over. The file of a whole `EmbeddingNet` will do too; its head is
+    The classifier's parameters in the file are ignored. It may be the file of a whole `EmbeddingNet`. Then its head is
     kept in ``backbone.pretrained_head`` for :func:`load_head`.
     """
     auto = pretrained == 'auto'

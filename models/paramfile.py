@@ -1,7 +1,7 @@
 """Weights files as NumPy arrays: MXNet's ``.params`` (read and written) and ``.safetensors`` (read).
 
-MXNet can abort the whole process on a damaged file, and loads flipped bits without a word, so it never sees one: the
-list format of ``mx.nd.save`` is simple enough to be read here, with every length checked before it is used.
+MXNet's own reader can abort the process on a damaged file, and does not notice flipped bits. So the files are read
+here, and every length is checked before it is used.
 
 Layout (little-endian): u64 0x112, u64 reserved, u64 count, the arrays, u64 count, the names (u64 length, bytes).
 An array: u32 0xF993FAC9 or ...CA, i32 storage (0, dense), i32 dimensions, i64 sizes, i32 i32 device, i32 type, data.
@@ -9,9 +9,8 @@ Files older than MXNet 1.0, as the public Inception-BN of 2016, have (u32 0xF993
 (u32 dimensions, u32 sizes) in front.
 (src/ndarray/ndarray.cc, ``NDArray::Save``, ``NDArray::Load``, ``LegacyLoad``.)
 
-Files written here say so in the reserved word, which MXNet reads and ignores, and end in ``sha256=<hex>``, the hash of
-all that is before it; MXNet and Gluon stop reading before that, so they load these files like any other. One file
-rather than a second one beside it: the two could never be replaced together.
+Files written here have a mark in the reserved word, and end in ``sha256=<hex>``, the hash of everything before it.
+MXNet and Gluon ignore both, so they load these files like any other.
 """
 
 from __future__ import annotations

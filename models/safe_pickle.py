@@ -1,10 +1,9 @@
 """PyTorch's ``.pth`` files without PyTorch, and without running what is in them.
 
-A ``.pth`` file is a pickle, and a pickle is a program. Nothing else in this project reads one. It cannot be avoided
-where published weights exist in no other form, so this module subclasses ``pickle.Unpickler`` in the way that Python's
-manual shows for untrusted data (*Restricting Globals*): `find_class` answers to the handful of names that a dictionary
-of tensors needs with functions of our own, which build NumPy arrays, and refuses every other name. It is used for
-``python -m models.weights convert`` only; training reads ``.params`` and ``.safetensors``.
+A ``.pth`` file is a pickle, and a pickle can run code. Some published weights exist in no other form. So this module
+subclasses ``pickle.Unpickler`` as Python's manual shows for untrusted data (*Restricting Globals*): `find_class` knows
+only the names that a dictionary of tensors needs, answers them with functions of our own, which build NumPy arrays, and
+refuses every other name. Nothing else in this project reads a pickle; training reads ``.params`` and ``.safetensors``.
 
 Both of PyTorch's formats are read: the zip archive (since 1.6) and the older sequence of pickles and raw storages.
 """

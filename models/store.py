@@ -1,7 +1,7 @@
 """Published weights: where they are on this machine, or how to get them.
 
-Gluon's own model store would do, but trusts 8 digits of a file's name, unpacks beside other files without a temporary
-name, and says nothing useful without a network.
+Gluon's own model store compares 8 digits of a file's name instead of its hash, and has no clear message where there is
+no network.
 """
 
 from __future__ import annotations
