@@ -154,8 +154,8 @@ def _build(base: str, paths: list[str], resize: int, boxes: np.ndarray | None, n
     size = resize * resize * 3
     free = shutil.disk_usage(folder).free
     if len(paths) * size > free:
-        raise DatasetError(f'{folder}: the image cache (--cache) needs {_amount(len(paths) * size)} for {len(paths)} '
-                           f'images of {resize} x {resize} pixels, and {_amount(free)} are free')
+        raise DatasetError(f'{folder}: the image cache (--cache) needs {len(paths) * size / 1e6:.1f} MB for '
+                           f'{len(paths)} images of {resize} x {resize} pixels, and {free / 1e6:.1f} MB are free')
     data = f'{base}-{uuid.uuid4().hex[:8]}.u8'
     with atomic_write(data) as file:
         os.posix_fallocate(file.fileno(), 0, len(paths) * size)     # a full disk shows here, not after an hour
@@ -209,7 +209,3 @@ def _write(file: int, pixels: np.ndarray, offset: int) -> None:
     while view:
         written = os.pwrite(file, view, offset)
         view, offset = view[written:], offset + written
-
-
-def _amount(size: int) -> str:
-    return f'{size / 1e9:.1f} GB' if size >= 1e9 else f'{size / 1e6:.1f} MB'

@@ -36,30 +36,7 @@ from dataset import unpack
 from dataset.errors import DatasetError
 from dataset.registry import get_dataset
 
-GIB = 1 << 30
 CHUNK = 1 << 16
-
-
-@dataclass
-class RemoteFile:
-    """One published file.
-
-    Parameters
-    ----------
-    name : str
-        Its file name.
-    md5 : str or None
-        None where no checksum was published. Then `Source.spot_md5` is compared.
-    size : int
-        About how large, in bytes. A file of more than twice this is refused.
-    urls : list of str
-        Where it is, tried in turn.
-    """
-
-    name: str
-    md5: Optional[str]
-    size: int
-    urls: List[str]
 
 
 @dataclass
@@ -68,10 +45,18 @@ class Source:
 
     Parameters
     ----------
-    files : list of RemoteFile
-        All are needed.
+    file : str
+        The name of its archive.
+    md5 : str or None
+        None where no checksum was published. Then `spot_md5` is compared.
+    size : int
+        About how large the archive is, in bytes. A file of more than twice this is refused.
+    urls : list of str
+        Where it is, tried in turn.
+    hint : str
+        One sentence for those who cannot download it.
     known : dict
-        Published files by checksum, for those who have them: name of each.
+        Other published files by checksum, for those who have them: name of each.
     spot_md5 : dict
         Images that must be in an archive whose own checksum is unknown: file name to MD5. Empty: such archives are
         refused.
@@ -79,41 +64,40 @@ class Source:
         Whether a user's archive may have another checksum if all the counts are right.
     max_bytes, max_files : int
         How much may come out of one archive.
-    hint : str
-        One sentence for those who cannot download it.
     """
 
-    files: List[RemoteFile]
+    file: str
+    md5: Optional[str]
+    size: int
+    urls: List[str]
+    hint: str = ''
     known: Dict[str, str] = field(default_factory=dict)
     spot_md5: Dict[str, str] = field(default_factory=dict)
     repacked: bool = False
-    max_bytes: int = 8 * GIB
+    max_bytes: int = 8 << 30
     max_files: int = 200000
-    hint: str = ''
 
 
 SOURCES = {
     'CUB': Source(
-        [RemoteFile('CUB_200_2011.tgz', '97eceeb196236b17998738112f37df78', 1150585339,
-                    ['https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1',
-                     'https://s3.amazonaws.com/fast-ai-imageclas/CUB_200_2011.tgz'])],
-        hint='Get CUB_200_2011.tgz (https://data.caltech.edu/records/65de6-vp158) by other means and name it with '
-             '--archive.'),
+        'CUB_200_2011.tgz', '97eceeb196236b17998738112f37df78', 1150585339,
+        ['https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1',
+         'https://s3.amazonaws.com/fast-ai-imageclas/CUB_200_2011.tgz'],
+        'Get CUB_200_2011.tgz (https://data.caltech.edu/records/65de6-vp158) by other means and name it with '
+        '--archive.'),
     'SOP': Source(
-        [RemoteFile('Stanford_Online_Products.zip', '7f73d41a2f44250d4779881525aea32e', 3100000000,
-                    ['https://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip',
-                     'http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip'])],
-        repacked=True,
-        hint='Get Stanford_Online_Products.zip (http://ftp.cs.stanford.edu/cs/cvgl/) by other means and name it with '
-             '--archive.'),
+        'Stanford_Online_Products.zip', '7f73d41a2f44250d4779881525aea32e', 3100000000,
+        ['https://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip',
+         'http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip'],
+        'Get Stanford_Online_Products.zip (http://ftp.cs.stanford.edu/cs/cvgl/) by other means and name it with '
+        '--archive.', repacked=True),
     'CARS196': Source(
-        [RemoteFile('CARS196.zip', None, 2000000000,
-                    ['https://ftp.cs.stanford.edu/cs/cvgl/CARS196.zip',
-                     'http://ftp.cs.stanford.edu/cs/cvgl/CARS196.zip'])],
+        'CARS196.zip', None, 2000000000,
+        ['https://ftp.cs.stanford.edu/cs/cvgl/CARS196.zip', 'http://ftp.cs.stanford.edu/cs/cvgl/CARS196.zip'],
+        'The original hosts are dead since 2023: if you have car_ims.tgz and cars_annos.mat, or a repacked archive of '
+        'them, name them with --archive.',
         known={'d5c8f0aa497503f355e17dc7886c3f14': 'car_ims.tgz', 'b407c6086d669747186bd1d764ff9dbc': 'cars_annos.mat'},
-        spot_md5={'000001.jpg': '2d44a28f071aeaac9c0802fddcde452e', '016185.jpg': 'bab296d5e4b2290d024920bf4dc23d07'},
-        hint='The original hosts are dead since 2023: if you have car_ims.tgz and cars_annos.mat, or a repacked '
-             'archive of them, name them with --archive.'),
+        spot_md5={'000001.jpg': '2d44a28f071aeaac9c0802fddcde452e', '016185.jpg': 'bab296d5e4b2290d024920bf4dc23d07'}),
 }
 
 
@@ -196,13 +180,13 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float]) -> None:
         raise _Retry(_reason(error)) from None
 
 
-def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, timeout: Tuple[float, float] = (20, 60),
+def fetch(source: Source, folder: str, tries: int = 5, wait: float = 1.0, timeout: Tuple[float, float] = (20, 60),
           say: Callable[[str], None] = print) -> str:
     """Download a file, going on with ``folder/NAME.part`` where that exists.
 
     Parameters
     ----------
-    remote : RemoteFile
+    source : Source
     folder : str
     tries : int
         Attempts in a row at one mirror that bring no byte, before the next mirror is tried.
@@ -225,23 +209,23 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
     OSError
         If the disk cannot take it.
     """
-    path = os.path.join(folder, remote.name)
+    path = os.path.join(folder, source.file)
     if os.path.exists(path):
         return path
     part = f'{path}.part'
     problems = []
-    for url in remote.urls:
+    for url in source.urls:
         failures, restarted = 0, False
         while failures < tries:
             before, pause = _size(part), wait * 2 ** failures
             try:
-                _get(url, part, 2 * remote.size, timeout)
-                found = remote.md5 and hash_file(part, 'md5')
-                if found == remote.md5:
+                _get(url, part, 2 * source.size, timeout)
+                found = source.md5 and hash_file(part, 'md5')
+                if found == source.md5:
                     os.replace(part, path)
                     return path
                 os.unlink(part)
-                problem = f'its checksum is {found}, not {remote.md5}'
+                problem = f'its checksum is {found}, not {source.md5}'
                 if restarted or not before:
                     break           # all of these bytes came from this mirror: more of the same will not help
                 restarted = True    # the older bytes may have been the wrong ones
@@ -257,7 +241,7 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
                 time.sleep(pause)
         problems.append(f'{url}: {problem}')
         say(problems[-1])
-    raise DatasetError(f'{remote.name} could not be downloaded ({"; ".join(problems)}).')
+    raise DatasetError(f'{source.file} could not be downloaded ({"; ".join(problems)}). {source.hint}'.rstrip())
 
 
 def _verify_archive(source: Source, path: str) -> bool:
@@ -268,7 +252,7 @@ def _verify_archive(source: Source, path: str) -> bool:
     DatasetError
         If it is not, and its content could not tell.
     """
-    known = {**source.known, **{remote.md5: remote.name for remote in source.files if remote.md5}}
+    known = {**source.known, source.md5: source.file}
     md5 = hash_file(path, 'md5')
     if md5 in known or source.spot_md5 or source.repacked:
         return md5 in known
@@ -371,21 +355,6 @@ def _count(name: str, data_path: str) -> Optional[Tuple[int, int]]:
     return len(train), len(test)
 
 
-def _obtain(source: Source, archives: Sequence[str], urls: Sequence[str], work: str, say: Callable[[str], None],
-            options: dict) -> Tuple[List[str], bool]:
-    """The archives, the user's or downloaded ones, and whether their checksums are the published ones."""
-    if archives:
-        return list(archives), all(_verify_archive(source, path) for path in archives)
-    files = []
-    try:
-        for remote in source.files:
-            places = remote.urls if files else [*urls, *remote.urls]
-            files.append(fetch(replace(remote, urls=places), work, say=say, **options))
-    except DatasetError as error:
-        raise DatasetError(f'{error} {source.hint}') from None
-    return files, all(remote.md5 for remote in source.files)
-
-
 def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequence[str] = (), keep: bool = False,
              source: Optional[Source] = None, say: Callable[[str], None] = print, **options) -> Tuple[int, int]:
     """Get a dataset into a folder.
@@ -399,7 +368,7 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
     archives : list of str
         Files that the user has already, in place of the download. They are not changed.
     urls : list of str
-        Further places of the (first) file, tried before the known ones.
+        Further places of the archive, tried before the known ones.
     keep : bool
         Keep the downloaded archive, in ``data_path``.
     source : Source, optional
@@ -436,18 +405,17 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
         else:
             ready = os.path.join(work, 'ready')     # what is unpacked and found right
             if not os.path.isdir(ready):
-                files, verified = _obtain(source, archives, urls, work, say, options)
+                files = list(archives) or [fetch(replace(source, urls=[*urls, *source.urls]), work, say=say, **options)]
+                verified = all(_verify_archive(source, path) for path in archives) if archives else bool(source.md5)
                 try:
                     os.replace(_unpack_all(name, source, files, os.path.join(work, 'tree'), verified, say), ready)
                 except DatasetError:
                     if not archives and not verified:
-                        for path in files:      # no checksum spoke for it: a new download may be better
-                            os.unlink(path)
+                        os.unlink(files[0])     # it has no known checksum: a new download may be better
                     raise
             _publish(ready, data_path)
-            for remote in source.files if keep else ():
-                if os.path.exists(os.path.join(work, remote.name)):
-                    os.replace(os.path.join(work, remote.name), os.path.join(data_path, remote.name))
+            if keep and os.path.exists(os.path.join(work, source.file)):
+                os.replace(os.path.join(work, source.file), os.path.join(data_path, source.file))
             counts = _count(name, data_path)
             if counts is None:
                 shutil.rmtree(ready)

@@ -121,7 +121,7 @@ def mirror():
 
 
 def fetch(folder, *servers, data=DATA, lines=None, **options):
-    remote = download.RemoteFile('file.tgz', md5(data), len(data), [getattr(s, 'url', s) for s in servers])
+    remote = download.Source('file.tgz', md5(data), len(data), [getattr(s, 'url', s) for s in servers])
     say = (lines if lines is not None else []).append
     return download.fetch(remote, str(folder), say=say, **{'tries': 3, 'wait': 0.01, 'timeout': (5, 0.5), **options})
 
@@ -308,7 +308,7 @@ def small_cub(monkeypatch):
     monkeypatch.setattr(cub, 'COUNTS', Counts(2, 2, 4, 4))
     archive = make_tar(cub_files())
     server = Server(archive)
-    yield server, download.Source([download.RemoteFile('CUB_200_2011.tgz', md5(archive), len(archive), [server.url])])
+    yield server, download.Source('CUB_200_2011.tgz', md5(archive), len(archive), [server.url])
     server.close()
 
 
@@ -330,7 +330,7 @@ def test_download_unpack_verify(small_cub, tmp_path):
 
 def test_keep_archive_and_further_url(small_cub, tmp_path):
     server, source = small_cub
-    source.files[0].urls = []
+    source.urls = []
     get('CUB', tmp_path, source, urls=[server.url], keep=True)
     assert (tmp_path / 'CUB_200_2011.tgz').read_bytes() == server.data
 
@@ -422,7 +422,7 @@ def small_cars(monkeypatch):
     stream = io.BytesIO()
     savemat(stream, {'annotations': table.reshape(1, -1), 'class_names': np.array(list('abcd'), dtype=object)})
     spots = {name: md5(images[name]) for name in ('000001.jpg', '000008.jpg')}
-    return images, stream.getvalue(), download.Source([], spot_md5=spots, hint='Dead.')
+    return images, stream.getvalue(), download.Source('CARS196.zip', None, 1000000, [], 'Dead.', spot_md5=spots)
 
 
 @pytest.mark.parametrize('pack', [make_tar, make_zip])
@@ -500,7 +500,7 @@ def test_cars_without_its_list(small_cars, tmp_path):
 
 def test_the_hint_is_given_where_nothing_can_be_downloaded(small_cars, server, tmp_path):
     _, _, source = small_cars
-    source.files = [download.RemoteFile('CARS196.zip', None, 1000000, [server.url])]
+    source.urls = [server.url]
     server.script = [404]
     with pytest.raises(DatasetError, match='HTTP status 404.* Dead.'):
         get('CARS196', tmp_path, source)
