@@ -1,4 +1,4 @@
-"""A memory-mapped cache of the resized pictures (`--cache DIR`): decode once, then read 50 times faster.
+"""A memory-mapped cache of the resized images (`--cache DIR`): decode once, then read 50 times faster.
 
 For each list of images and each setting there are, in DIR,
 
@@ -6,9 +6,9 @@ For each list of images and each setting there are, in DIR,
     pixels-KEY.json         the manifest: settings, every image with its size, time of change and CRC-32 of its pixels
     pixels-KEY.lock         held (flock) while building or opening; the system frees it when a process dies
 
-The manifest is written last, by renaming, and names the file of pixels: there is no moment at which half a cache can be
-taken for a whole one. The cache is built anew when an image has changed, or when the cache itself is damaged; another
-resize or other boxes make another KEY. Pixels are checked against their CRC when they are first used in a process.
+The manifest is written last, by renaming, and names the file of pixels, so that half a cache is never used. The cache
+is built again when an image has changed, or when the cache itself is damaged. Another size or other boxes make another
+KEY. Pixels are checked against their CRC when they are first used in a process.
 """
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class PixelCache:
 
 def open_cache(folder: str, paths: Sequence[str], resize: int, boxes: np.ndarray | None = None,
                num_workers: int = 1, skip_bad_images: int = 0) -> PixelCache:
-    """Open the cache of these images, and build it first where it is missing or no longer true.
+    """Open the cache of these images. It is built first if it is missing or out of date.
 
     Parameters
     ----------
@@ -72,11 +72,11 @@ def open_cache(folder: str, paths: Sequence[str], resize: int, boxes: np.ndarray
     paths : list of str
     resize : int, pixels
     boxes : numpy.ndarray, float (N, 4), optional
-        Crop to these before resizing.
+        Crop to these boxes before resizing.
     num_workers : int
         Threads that build.
     skip_bad_images : int
-        So many images may be bad; with more, no cache is made.
+        How many images may be bad. With more, no cache is made.
 
     Raises
     ------
@@ -154,8 +154,8 @@ def _build(base: str, paths: list[str], resize: int, boxes: np.ndarray | None, n
     size = resize * resize * 3
     free = shutil.disk_usage(folder).free
     if len(paths) * size > free:
-        raise DatasetError(f'{folder}: the image cache (--cache) needs {_amount(len(paths) * size)} for {len(paths)} '
-                           f'images of {resize} x {resize} pixels, and {_amount(free)} are free')
+        raise DatasetError(f'{folder}: the image cache (--cache) needs {len(paths) * size / 1e6:.1f} MB for '
+                           f'{len(paths)} images of {resize} x {resize} pixels, and {free / 1e6:.1f} MB are free')
     data = f'{base}-{uuid.uuid4().hex[:8]}.u8'
     with atomic_write(data) as file:
         os.posix_fallocate(file.fileno(), 0, len(paths) * size)     # a full disk shows here, not after an hour
@@ -200,7 +200,7 @@ def _decode_all(file: int, paths: list[str], resize: int, boxes: np.ndarray | No
                         raise DatasetError(f'{image[0]}: {image[4]} (--skip-bad-images {skip} allows no more)')
                 bar.update(len(images) - bar.n)
         finally:
-            stopped.append(True)                            # has no effect where all is done
+            stopped.append(True)                            # after an error, the other tasks need not finish
     return images
 
 
@@ -209,7 +209,3 @@ def _write(file: int, pixels: np.ndarray, offset: int) -> None:
     while view:
         written = os.pwrite(file, view, offset)
         view, offset = view[written:], offset + written
-
-
-def _amount(size: int) -> str:
-    return f'{size / 1e9:.1f} GB' if size >= 1e9 else f'{size / 1e6:.1f} MB'

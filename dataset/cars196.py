@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -41,47 +41,55 @@ _SORTED_IDS = [
 _NAMES_SHA256 = '5c6c8031c31517cde1be7030ab2ed49518dca0b14a06f0fb41133ca1cecb2109'
 
 
-class _Annotations(NamedTuple):
+_DEVKIT = ('cars_train_annos.mat', 'cars_test_annos_withlabels.mat')
+_CORNERS = ('bbox_x1', 'bbox_y1', 'bbox_x2', 'bbox_y2')
+
+
+class _Table(NamedTuple):
     names: List[str]       # relative_im_path, or fname
     classes: np.ndarray    # int (N,), from 1
     boxes: np.ndarray      # float (N, 4), x y width height
     class_names: List[str]
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f'{value!r} in place of a text')
-    return value
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, tuple) or len(value) != 1:
-        raise ValueError(f'{value!r} in place of a number')
-    return value[0]
-
-
-def _read_table(file: str, name_field: str) -> _Annotations:
-    """The table ``annotations`` of a .mat file, whose class ids are within the published range."""
-    total = COUNTS.train_classes + COUNTS.test_classes
+def _read(file: str) -> Dict[str, Any]:
     try:
-        content = read_mat(file)
-        table = content['annotations']
-        names = [_text(value) for value in table[name_field]]
-        classes = np.array([int(_number(value)) for value in table['class']], dtype=np.int64)
-        corners = np.array([[_number(value) for value in table[field]]
-                            for field in ('bbox_x1', 'bbox_y1', 'bbox_x2', 'bbox_y2')]).T
-        class_names = [_text(name) for name in content.get('class_names', map(str, range(1, total + 1)))]
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise DatasetError(f'{file} cannot be read as the table "annotations" of {name_field}, bbox_x1, bbox_y1, '
-                           f'bbox_x2, bbox_y2 and class ({type(error).__name__}: {error}).') from None
-    if set(classes.tolist()) != set(range(1, total + 1)):
-        raise DatasetError(f'{file} must use the class ids 1 to {total}, each at least once.')
-    if len(class_names) != total:
-        raise DatasetError(f'{file} names {len(class_names)} classes where {total} were expected.')
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        return read_mat(file)
+    except ValueError as error:
+        raise DatasetError(f'{file} cannot be read ({error}).') from None
+
+
+def _class_names(file: str, content: Dict[str, Any]) -> Optional[List[str]]:
+    """The names of the classes in a .mat file, where it has them."""
+    names = content.get('class_names')
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise DatasetError(f'{file} has class_names that are not a list of texts.')
+    if len(names) != COUNTS.classes:
+        raise DatasetError(f'{file} names {len(names)} classes where {COUNTS.classes} were expected.')
+    return names
+
+
+def _read_table(file: str, name_field: str) -> _Table:
+    """The table ``annotations`` of a .mat file, whose class ids are the published ones."""
+    content = _read(file)
+    try:
+        rows = content['annotations']
+        names = [row[name_field] for row in rows]
+        numbers = np.array([[row[field] for field in (*_CORNERS, 'class')] for row in rows], dtype=np.float64)
+        if numbers.shape != (len(rows), 5) or not all(isinstance(name, str) for name in names):
+            raise ValueError('a value is of another kind')
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f'{file} cannot be read as the table "annotations" of {name_field}, {", ".join(_CORNERS)} '
+                           f'and class ({type(error).__name__}: {error}).') from None
+    if set(numbers[:, 4]) != set(range(1, COUNTS.classes + 1)):
+        raise DatasetError(f'{file} must use the class ids 1 to {COUNTS.classes}, each at least once.')
+    boxes = np.concatenate([numbers[:, :2], numbers[:, 2:4] - numbers[:, :2]], axis=1)
     if not np.isfinite(boxes).all() or (boxes[:, 2:] <= 0).any():
         raise DatasetError(f'{file} holds a box whose second corner is not right of and below the first.')
-    return _Annotations(names, classes, boxes, class_names)
+    class_names = _class_names(file, content) or [str(number) for number in range(1, COUNTS.classes + 1)]
+    return _Table(names, numbers[:, 4].astype(np.int64), boxes, class_names)
 
 
 def _find(root: str, name: str) -> Optional[str]:
@@ -95,17 +103,11 @@ def _find(root: str, name: str) -> Optional[str]:
 
 def _published_names(root: str) -> Optional[List[str]]:
     """The names of ``cars_meta.mat``, or of ``cars_annos.mat``, in their order; None if neither has them."""
-    for file in filter(None, (_find(root, name) for name in ('cars_meta.mat', 'cars_annos.mat'))):
-        try:
-            names = [_text(name) for name in read_mat(file)['class_names']]
-        except (OSError, ValueError, TypeError) as error:
-            raise DatasetError(f'{file} cannot be read ({error}).') from None
-        except KeyError:
-            continue
-        if len(names) != COUNTS.train_classes + COUNTS.test_classes:
-            raise DatasetError(f'{file} names {len(names)} classes where {COUNTS.train_classes + COUNTS.test_classes} '
-                               'were expected.')
-        return names
+    for name in ('cars_meta.mat', 'cars_annos.mat'):
+        file = _find(root, name)
+        names = _class_names(file, _read(file)) if file else None
+        if names:
+            return names
     return None
 
 
@@ -122,110 +124,101 @@ def _number_folders(root: str, folders: List[str]) -> Dict[str, int]:
     DatasetError
         If they are not the published classes.
     """
-    total = COUNTS.train_classes + COUNTS.test_classes
     numbered = [folder for folder in folders if folder.isascii() and folder.isdigit()]
     if numbered:
         ids = {folder: int(folder) for folder in numbered}
-        if len(set(ids.values())) != len(ids) or set(ids.values()) != set(range(1, total + 1)):
-            wrong = sorted(set(ids.values()) ^ set(range(1, total + 1)))
-            raise DatasetError(f'{root} must have one class folder for each number from 1 to {total} (see folder '
-                               f'{wrong[0] if wrong else "names that differ in leading zeros"}).')
+        wrong = sorted(set(ids.values()) ^ set(range(1, COUNTS.classes + 1)))
+        if wrong or len(ids) != COUNTS.classes:
+            raise DatasetError(f'{root} must have one class folder for each number from 1 to {COUNTS.classes} (see '
+                               f'folder {wrong[0] if wrong else "names that differ in leading zeros"}).')
         return ids
     simple = {_simple(folder): folder for folder in folders}
     names = _published_names(root)
     if names is not None:
-        ids = {simple[_simple(name)]: number for number, name in enumerate(names, 1) if _simple(name) in simple}
         missing = [name for name in names if _simple(name) not in simple]
         if missing:
-            raise DatasetError(f'{root} has no folder for {len(missing)} of the {total} classes, as {missing[0]}.')
-        return ids
+            raise DatasetError(f'{root} has no folder for {len(missing)} of the {len(names)} classes, as {missing[0]}.')
+        return {simple[_simple(name)]: number for number, name in enumerate(names, 1)}
     ordered = sorted(simple)
     if hashlib.sha256('\n'.join(ordered).encode()).hexdigest() != _NAMES_SHA256:
-        raise DatasetError(f'{root} has {len(folders)} class folders, as {folders[0]}, which are not the {total} names '
-                           'of cars_meta.mat.')
+        raise DatasetError(f'{root} has {len(folders)} class folders, as {folders[0]}, which are not the '
+                           f'{COUNTS.classes} names of cars_meta.mat.')
     return {simple[name]: number for name, number in zip(ordered, _SORTED_IDS)}
 
 
-def _read_class_folders(root: str, splits: List[str]) -> ImageSet:
-    """A folder for each class, in `root` or in each of the folders `splits` in it."""
-    images: List[Tuple[int, str]] = []
+def _read_class_folders(root: str, splits: Sequence[str]) -> ImageSet:
+    """A folder for each class, in each of the folders `splits` of `root` (or in `root` itself: an empty name)."""
+    images: List[Tuple[int, str, str]] = []     # class, split, path
     names: Dict[int, str] = {}
-    for split in splits or ['']:
+    for split in splits:
         place = os.path.join(root, split) if split else root
         for folder, number in _number_folders(place, list_folders(place)).items():
             found = list_images(os.path.join(place, folder))
             if not found:
                 raise DatasetError(f'{os.path.join(place, folder)} holds no image file.')
-            images.extend((number, os.path.join(place, folder, image)) for image in found)
+            images.extend((number, split, os.path.join(place, folder, image)) for image in found)
             names[number] = folder
     images.sort(key=lambda image: image[0])
-    published = _published_names(root)
-    class_names = published or [names[number] for number in sorted(names)]
-    paths = [path for _, path in images]
-    classes = np.array([number for number, _ in images], dtype=np.int64)
-    return ImageSet(paths, classes - 1, class_names, boxes=_folder_boxes(root, paths, classes, splits), name='CARS196')
+    return ImageSet([path for _, _, path in images], np.array([number for number, _, _ in images]) - 1,
+                    _published_names(root) or [names[number] for number in sorted(names)],
+                    boxes=_folder_boxes(root, splits, images), name='CARS196')
 
 
-def _folder_boxes(root: str, paths: List[str], classes: np.ndarray, splits: List[str]) -> Optional[np.ndarray]:
-    """The boxes of pictures in class folders, from ``cars_annos.mat`` or the devkit where these are."""
-    tables: Dict[str, Tuple[int, np.ndarray]] = {}
-    mat_file = _find(root, 'cars_annos.mat')
-    devkit = [_find(root, name) for name in ('cars_train_annos.mat', 'cars_test_annos_withlabels.mat')]
-    if splits and all(devkit):
-        sources = [(split, _read_table(file, 'fname')) for split, file in zip(splits, devkit)]
-    elif mat_file and not splits:
-        sources = [('', _read_table(mat_file, 'relative_im_path'))]
-    else:
+def _folder_boxes(root: str, splits: Sequence[str], images: List[Tuple[int, str, str]]) -> Optional[np.ndarray]:
+    """The boxes of images in class folders, where ``cars_annos.mat`` or the devkit is there."""
+    files = [_find(root, name) for name in (_DEVKIT if len(splits) == 2 else ('cars_annos.mat',))]
+    if not all(files):
         return None
-    for split, table in sources:
+    listed: Dict[Tuple[str, str], Tuple[int, np.ndarray]] = {}
+    for split, file in zip(splits, files):
+        table = _read_table(file, 'fname' if split else 'relative_im_path')
         for name, number, box in zip(table.names, table.classes, table.boxes):
-            tables[os.path.join(split, name.rpartition('/')[2])] = (number, box)
+            listed[split, os.path.basename(name)] = number, box
     boxes = []
-    for path, number in zip(paths, classes):
-        split = os.path.relpath(path, root).split(os.sep)[0] if splits else ''
-        listed, box = tables.get(os.path.join(split, os.path.basename(path)), (0, None))
-        if listed != number:
-            raise DatasetError(f'{mat_file if not splits else " and ".join(devkit)} does not list {path} in class '
-                               f'{number}: without the .mat file the folders are read without boxes.')
+    for number, split, path in images:
+        found, box = listed.get((split, os.path.basename(path)), (0, None))
+        if found != number:
+            raise DatasetError(f'{" and ".join(files)} does not list {path} in class {number}: without the .mat file '
+                               'the folders are read without boxes.')
         boxes.append(box)
     return np.array(boxes)
 
 
 def _read_devkit(root: str) -> ImageSet:
     """``cars_train`` and ``cars_test``, with the tables of the devkit."""
-    found: List[ImageSet] = []
-    for folder, name in (('cars_train', 'cars_train_annos.mat'), ('cars_test', 'cars_test_annos_withlabels.mat')):
+    paths: List[str] = []
+    tables: List[_Table] = []
+    for folder, name in zip(('cars_train', 'cars_test'), _DEVKIT):
         file = _find(root, name)
         if file is None:
             annos = _find(root, 'cars_annos.mat')
             raise DatasetError(f'{root} holds the folder {folder}, but neither it nor its folder devkit holds {name}'
-                               + (f' ({annos} is of no use here: it numbers the pictures of car_ims, in another order).'
+                               + (f' ({annos} is of no use here: it numbers the images of car_ims, in another order).'
                                   if annos else '.'))
         place = os.path.join(root, folder)
         if folder in list_folders(place):
             place = os.path.join(place, folder)
-        table = _read_table(file, 'fname')
-        found.append(ImageSet(image_paths(place, table.names, file), table.classes - 1,
-                              _published_names(root) or table.class_names, boxes=table.boxes, name='CARS196'))
-    return ImageSet(found[0].paths + found[1].paths, np.concatenate([images.labels for images in found]),
-                    found[0].class_names, boxes=np.concatenate([images.boxes for images in found]), name='CARS196')
+        tables.append(_read_table(file, 'fname'))
+        paths.extend(image_paths(place, tables[-1].names, file))
+    return ImageSet(paths, np.concatenate([table.classes for table in tables]) - 1,
+                    _published_names(root) or tables[0].class_names,
+                    boxes=np.concatenate([table.boxes for table in tables]), name='CARS196')
 
 
 def _read_layout(root: str) -> Optional[ImageSet]:
     """The images of `root` in whichever layout it has; None if it has none."""
     folders = list_folders(root)
-    mat_file = os.path.join(root, 'cars_annos.mat')
-    if os.path.exists(mat_file):
+    mat_file = _find(root, 'cars_annos.mat')
+    if mat_file and 'car_ims' in folders:
         table = _read_table(mat_file, 'relative_im_path')
-        if 'car_ims' in folders or table.names[0].split('/')[0] in folders:
-            return ImageSet(image_paths(root, table.names, mat_file), table.classes - 1, table.class_names,
-                            boxes=table.boxes, name='CARS196')
+        return ImageSet(image_paths(root, table.names, mat_file), table.classes - 1, table.class_names,
+                        boxes=table.boxes, name='CARS196')
     if {'cars_train', 'cars_test'} <= set(folders):
         return _read_devkit(root)
     if {'train', 'test'} <= set(folders):
         return _read_class_folders(root, ['train', 'test'])
     if len(folders) >= COUNTS.train_classes or any(folder.isascii() and folder.isdigit() for folder in folders):
-        return _read_class_folders(root, [])
+        return _read_class_folders(root, [''])
     return None
 
 
@@ -248,13 +241,11 @@ def read_cars196(data_path: str) -> Tuple[ImageSet, ImageSet]:
     if images is None:
         names = sorted(os.listdir(data_path))
         found = ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '') if names else 'nothing'
-        total = COUNTS.train_classes + COUNTS.test_classes
         raise DatasetError(f'{data_path} holds {found}: no layout of CARS196 that is known. These are: cars_annos.mat '
                            'with car_ims; cars_train and cars_test with cars_train_annos.mat and '
                            'cars_test_annos_withlabels.mat; train and test with class folders of the published names; '
-                           f'class folders of these names, or 1 to {total}.')
+                           f'class folders of these names, or 1 to {COUNTS.classes}.')
     train = images.select_classes(np.arange(COUNTS.train_classes))
     test = images.select_classes(np.arange(COUNTS.train_classes, images.num_classes))
-    mat_file = os.path.join(root, 'cars_annos.mat')
-    check_counts(train, test, COUNTS, mat_file if os.path.exists(mat_file) else root)
+    check_counts(train, test, COUNTS, _find(root, 'cars_annos.mat') or root)
     return train, test

@@ -1,4 +1,4 @@
-"""Looks a dataset over before days are spent on it.
+"""Checks a dataset before training.
 
     python -m dataset.check CUB --data-path DIR
 
@@ -13,7 +13,6 @@ import os
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -26,25 +25,6 @@ from dataset.decode import read_image
 from dataset.errors import DatasetError
 from dataset.imageset import ImageSet
 from dataset.registry import dataset_names, get_dataset
-
-
-@dataclass
-class Findings:
-    """What is wrong with a dataset.
-
-    Parameters
-    ----------
-    unreadable : list of str
-        One sentence for each file.
-    duplicates : list of (str, str)
-        A training image and a test image of the same content; one pair for each such test image.
-    """
-
-    unreadable: List[str]
-    duplicates: List[Tuple[str, str]]
-
-    def __bool__(self) -> bool:
-        return bool(self.unreadable or self.duplicates)
 
 
 def _look(path: str, box: Optional[np.ndarray]) -> Tuple[Optional[bytes], Optional[str]]:
@@ -60,7 +40,7 @@ def _look(path: str, box: Optional[np.ndarray]) -> Tuple[Optional[bytes], Option
     return digest, None
 
 
-def inspect(train: ImageSet, test: ImageSet, num_workers: int = 2, progress: bool = True) -> Findings:
+def inspect(train: ImageSet, test: ImageSet, num_workers: int = 2) -> Tuple[List[str], List[Tuple[str, str]]]:
     """Read all images of both sets.
 
     Parameters
@@ -68,8 +48,13 @@ def inspect(train: ImageSet, test: ImageSet, num_workers: int = 2, progress: boo
     train, test : ImageSet
     num_workers : int
         Threads that decode.
-    progress : bool
-        Whether to draw a progress bar (never where stderr is no terminal).
+
+    Returns
+    -------
+    unreadable : list of str
+        One sentence for each file.
+    duplicates : list of (str, str)
+        A training image and a test image of the same content; one pair for each such test image.
     """
     paths = train.paths + test.paths
     boxes = []
@@ -78,8 +63,7 @@ def inspect(train: ImageSet, test: ImageSet, num_workers: int = 2, progress: boo
     unreadable, duplicates = [], []
     in_train = {}
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        hidden = None if progress else True     # None: where stderr is no terminal
-        looks = tqdm(pool.map(_look, paths, boxes), total=len(paths), unit=' images', disable=hidden, leave=False)
+        looks = tqdm(pool.map(_look, paths, boxes), total=len(paths), unit=' images', disable=None, leave=False)
         for number, (path, (digest, problem)) in enumerate(zip(paths, looks)):
             if problem:
                 unreadable.append(problem)
@@ -87,7 +71,7 @@ def inspect(train: ImageSet, test: ImageSet, num_workers: int = 2, progress: boo
                 in_train.setdefault(digest, path)
             elif digest in in_train:
                 duplicates.append((in_train[digest], path))
-    return Findings(unreadable, duplicates)
+    return unreadable, duplicates
 
 
 def _describe(title: str, images: ImageSet) -> str:
@@ -100,7 +84,7 @@ def _describe(title: str, images: ImageSet) -> str:
 
 
 def count_passed_over(data_path: str, train: ImageSet, test: ImageSet) -> Counter:
-    """How many files below the dataset's folder are in no set, by suffix."""
+    """How many files in the dataset's folder belong to no set, by suffix."""
     folder = data_path if os.path.isdir(data_path) else os.path.dirname(data_path) or '.'
     used = {os.path.abspath(path) for images in (train, test, train.val) if images is not None
             for path in images.paths}
@@ -114,7 +98,7 @@ def count_passed_over(data_path: str, train: ImageSet, test: ImageSet) -> Counte
 
 def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: int = 2, show: int = 20,
           say: Callable[[str], None] = print, allow_seen_classes: bool = False) -> bool:
-    """Check a dataset and report; whether all is well.
+    """Check a dataset and print what was found; returns whether all is well.
 
     Parameters
     ----------
@@ -141,15 +125,15 @@ def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: i
         passed = count_passed_over(data_path, train, test)
         if passed:
             say('passed over: ' + ', '.join(f'{count} {kind}' for kind, count in passed.most_common()))
-    findings = inspect(train, test, num_workers)
-    for title, lines in (('cannot be read', findings.unreadable),
-                         ('in training and test', [f'{one} = {other}' for one, other in findings.duplicates])):
+    unreadable, duplicates = inspect(train, test, num_workers)
+    for title, lines in (('cannot be read', unreadable),
+                         ('in training and test', [f'{one} = {other}' for one, other in duplicates])):
         say(f'{len(lines)} {title}')
         for line in lines[:show]:
             say(f'    {DatasetError(line)}')      # which escapes what no terminal can show
         if len(lines) > show:
             say(f'    ... and {len(lines) - show} more')
-    return not findings
+    return not unreadable and not duplicates
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -158,7 +142,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _run(argv: Optional[Sequence[str]]) -> int:
-    parser = CommandParser(prog='dataset.check', description='Look a dataset over.')
+    parser = CommandParser(prog='dataset.check', description='Check a dataset before training.')
     parser.add_argument('dataset', choices=dataset_names(), help='which dataset')
     parser.add_argument('--data-path', type=expand_path, metavar='DIR', help='its folder (GLYPHS: made if not given)')
     parser.add_argument('--resize', type=int, default=256, help='side of generated images in pixels (default: 256)')

@@ -58,7 +58,7 @@ def read_cub(data_path: str) -> Tuple[ImageSet, ImageSet]:
     if boxes is not None and (not np.isfinite(boxes).all() or (boxes < 0).any() or (boxes[:, 2:] <= 0).any()):
         raise DatasetError(f'{os.path.join(root, "bounding_boxes.txt")} holds a box that is not x y width height with '
                            'a positive size.')
-    total = COUNTS.train_classes + COUNTS.test_classes
+    total = COUNTS.classes
     if set(classes) != set(range(1, total + 1)):
         raise DatasetError(f'{os.path.join(root, "image_class_labels.txt")} must use the class ids 1 to {total}, each '
                            'at least once.')

@@ -1,9 +1,10 @@
-"""From an image file to pixels: fast where that is safe, and never silently wrong.
+"""Reads an image file: as fast as is safe; damage is always an error.
 
 OpenCV decodes ordinary JPEGs and PNGs: it releases the interpreter lock, and lets libjpeg-turbo decode at 1/2, 1/4 or
 1/8 size where a picture is that much larger than needed. Everything else (CMYK, GIF, BMP, WebP, TIFF, ...) goes to
 Pillow. Decoders allocate what a header asks for, fill what is missing with grey, and may crash on rarely used parts of
-a format (OpenCV 4.11 on broken animated PNGs); so header and structure are checked here before they see a file.
+a format (OpenCV 4.11 on broken animated PNGs). So header and structure are checked here before they see a file. Pillow
+checks by itself, but takes twice as long for a PNG.
 """
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import struct
 import threading
 import zlib
 from contextlib import ExitStack
-from typing import NamedTuple, Sequence
+from typing import Sequence
 
 import cv2
 import numpy as np
@@ -20,18 +21,18 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from dataset.errors import DatasetError
 
-# One picture, one thread: the loader's threads are the only parallelism, or they would get in each other's way.
+# The loader has its own threads. More threads inside OpenCV would only slow them down.
 cv2.setNumThreads(1)
 
 MAX_PIXELS = 178956970
 """Larger pictures are refused as decompression bombs. The limit is Pillow's: 512 MiB of RGB."""
 
 HUGE_PIXELS = 2 ** 25
-"""Larger pictures are decoded one at a time, whatever the number of threads: each takes up to a gigabyte meanwhile."""
+"""Larger pictures are decoded one at a time: each may take up to a gigabyte of memory."""
 
 _huge_one = threading.RLock()
 
-# What Pillow may open. Not everything it could: its EPS reader, for one, starts Ghostscript.
+# What Pillow may open. Some of its other readers are not safe: that of EPS starts Ghostscript.
 _PILLOW_FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM')
 
 _JPEG = b'\xff\xd8'
@@ -40,7 +41,6 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset(range(0xD0, 0xD8)) | {0x01}
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-_PNG_NEEDED = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')
 # How OpenCV decodes to RGB at 1/1, 1/2, 1/4 and 1/8 of the size.
 _READ = {1: cv2.IMREAD_COLOR_RGB, 2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_COLOR_RGB,
          4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_COLOR_RGB, 8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_COLOR_RGB}
@@ -56,20 +56,7 @@ class ImageError(DatasetError):
 
 
 class _Broken(Exception):
-    """Why a file is refused; becomes an ImageError where the name of the file is known."""
-
-
-class _JpegHeader(NamedTuple):
-    width: int
-    height: int
-    huffman: bool
-    fast: bool          # a kind that OpenCV decodes right: 8 bits, grey or three colours, Huffman
-
-
-class _PngParts(NamedTuple):
-    data: bytes         # without the chunks that say nothing about pixels
-    alpha: bool
-    rotated: bool       # has EXIF data
+    """Why a file is refused. `read_image` adds the name of the file."""
 
 
 def _check_size(width: int, height: int, turn: ExitStack, pixel_bytes: int = 3) -> None:
@@ -84,8 +71,11 @@ def _check_size(width: int, height: int, turn: ExitStack, pixel_bytes: int = 3) 
         turn.enter_context(_huge_one)
 
 
-def _jpeg_header(data: bytes, turn: ExitStack) -> _JpegHeader:
-    """Walk over the segments up to the first scan, and look whether the end-of-image marker stands behind it."""
+def _jpeg_header(data: bytes, turn: ExitStack) -> tuple[int, int, bool]:
+    """Walk over the segments up to the first scan, and look whether the end-of-image marker stands behind it.
+
+    Returns width, height, and whether OpenCV decodes this kind right: 8 bits, grey or three colours, Huffman.
+    """
     position, end, header = 2, len(data), None
     while position + 4 <= end:
         if data[position] != 0xFF:
@@ -106,7 +96,7 @@ def _jpeg_header(data: bytes, turn: ExitStack) -> _JpegHeader:
             precision, height, width, components = struct.unpack_from('>BHHB', data, position + 4)
             _check_size(width, height, turn)
             huffman = marker <= 0xC2
-            header = _JpegHeader(width, height, huffman, huffman and precision == 8 and components in (1, 3))
+            header = width, height, huffman and precision == 8 and components in (1, 3)
         elif marker == 0xDA:
             if header is None:
                 raise _Broken('broken JPEG: pixels before the frame header')
@@ -114,19 +104,20 @@ def _jpeg_header(data: bytes, turn: ExitStack) -> _JpegHeader:
             if not data.endswith(b'\xff\xd9') and data.rfind(b'\xff\xd9', following) < 0:
                 raise _Broken('truncated JPEG: its end-of-image marker is missing')
             # The shortest Huffman code has one bit, and every block of 8 x 8 has at least one code.
-            if header.huffman and header.width * header.height > 64 * 8 * (end - following):
-                raise _Broken(f'truncated or forged JPEG: {end} bytes cannot hold its {header.width} x {header.height} '
-                              f'pixels')
+            if huffman and width * height > 64 * 8 * (end - following):
+                raise _Broken(f'truncated or forged JPEG: {end} bytes cannot hold its {width} x {height} pixels')
             return header
         position = following
     raise _Broken('truncated JPEG: it ends before its pixels')
 
 
-def _png_parts(data: bytes, turn: ExitStack) -> _PngParts:
-    """Walk over all chunks: lengths, checksums and the closing IEND."""
+def _plain_png(data: bytes, turn: ExitStack) -> bytes | None:
+    """Walk over all chunks: lengths, checksums and the closing IEND.
+
+    Returns the file without the chunks that say nothing about pixels; None where it has alpha or EXIF data.
+    """
     view, position, end = memoryview(data), 8, len(data)
-    kept, stripped, packed, alpha, rotated = [data[:8]], False, 0, False, False
-    kind = None
+    kept, packed, plain, kind = [data[:8]], 0, True, None
     while position + 12 <= end and kind != b'IEND':
         stop = position + 12 + int.from_bytes(data[position:position + 4], 'big')
         if stop > end:
@@ -136,39 +127,33 @@ def _png_parts(data: bytes, turn: ExitStack) -> _PngParts:
             raise _Broken(f'broken PNG: the checksum of the chunk at byte {position} is wrong')
         if first != (kind == b'IHDR') or (first and stop != 33):
             raise _Broken('broken PNG: it does not start with the one header it must have')
-        if kind in _PNG_NEEDED:
+        if kind in (b'IHDR', b'PLTE', b'IDAT', b'IEND'):
             kept.append(view[position:stop])
-        else:
-            stripped = True
         packed += stop - position - 12 if kind == b'IDAT' else 0
-        alpha = alpha or kind == b'tRNS'
-        rotated = rotated or kind == b'eXIf'
+        plain = plain and kind not in (b'tRNS', b'eXIf')
         position = stop
     if kind != b'IEND':
         raise _Broken('truncated PNG: its last chunk is missing')
     width, height, depth, color = struct.unpack_from('>IIBB', data, 16)
     if depth not in _PNG_DEPTHS.get(color, ()):
         raise _Broken(f'broken PNG: {depth} bits of colour type {color} do not exist')
-    alpha = alpha or color in (4, 6)
-    _check_size(width, height, turn, (4 if alpha else 3) * (2 if depth == 16 else 1))
+    plain = plain and color not in (4, 6)
+    _check_size(width, height, turn, (3 if plain else 4) * (2 if depth == 16 else 1))
     # Deflate packs 1032 bytes into one at best; a row has one byte more than its pixels.
     if height * (1 + width * depth * _PNG_CHANNELS[color] // 8) > 1032 * packed:
         raise _Broken(f'truncated or forged PNG: {packed} bytes cannot hold its {width} x {height} pixels')
-    return _PngParts(b''.join(kept) if stripped else data, alpha, rotated)
+    return b''.join(kept) if plain else None
 
 
 def _opencv(data: bytes, flags: int) -> np.ndarray:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except (cv2.error, MemoryError) as error:
-        raise _Broken(str(error)) from error
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise _Broken('its pixels cannot be decoded')
     return image
 
 
 def _pillow(data: bytes, turn: ExitStack) -> np.ndarray:
-    """The strict and slow way: RGB of all formats above; a truncated file is an error."""
+    """Decode with Pillow: slower, but it knows all formats above. A truncated file is an error."""
     try:
         ImageFile.LOAD_TRUNCATED_IMAGES = False  # importing gluoncv.data turns it on for the whole process
         with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
@@ -205,18 +190,13 @@ def _pillow_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _over_white(image: np.ndarray) -> np.ndarray:
-    """Pixels with alpha, of 8 or 16 bits, over white. What a transparent pixel hides is often black or garbage."""
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    if image.ndim == 2:
-        return np.repeat(image[:, :, None], 3, axis=2)
-    if image.shape[2] == 3:
-        return image
+    """RGBA over white. What a transparent pixel hides is often black or garbage."""
     result = np.empty((*image.shape[:2], 3), dtype=np.uint8)
     for top in range(0, len(image), 256):       # strips: 16-bit copies of a huge picture as a whole would be huge, too
         strip = image[top:top + 256]
         alpha = strip[:, :, 3:].astype(np.uint16)
-        result[top:top + 256] = (strip[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
+        total = strip[:, :, :3] * alpha + 255 * (255 - alpha) + 128
+        result[top:top + 256] = (total + (total >> 8)) >> 8      # division by 255, rounded
     return result
 
 
@@ -244,21 +224,13 @@ def _crop(image: np.ndarray, box: Sequence[float], factor: int) -> np.ndarray:
 def _decode(data: bytes, side: int | None, box: Sequence[float] | None, turn: ExitStack) -> np.ndarray:
     factor = 1
     if data[:2] == _JPEG:
-        header = _jpeg_header(data, turn)
-        if not header.fast:
-            image = _pillow(data, turn)
-        else:
-            if side is not None:
-                factor = _reduction(*((header.width, header.height) if box is None else box[2:]), side)
-            image = _opencv(data, _READ[factor])
+        width, height, fast = _jpeg_header(data, turn)
+        if fast and side is not None:
+            factor = _reduction(*((width, height) if box is None else box[2:]), side)
+        image = _opencv(data, _READ[factor]) if fast else _pillow(data, turn)
     elif data[:8] == _PNG:
-        parts = _png_parts(data, turn)
-        if parts.rotated:
-            image = _pillow(data, turn)
-        elif parts.alpha:
-            image = cv2.cvtColor(_over_white(_opencv(parts.data, cv2.IMREAD_UNCHANGED)), cv2.COLOR_BGR2RGB)
-        else:
-            image = _opencv(parts.data, cv2.IMREAD_COLOR_RGB)
+        plain = _plain_png(data, turn)
+        image = _pillow(data, turn) if plain is None else _opencv(plain, cv2.IMREAD_COLOR_RGB)
     elif data:
         image = _pillow(data, turn)
     else:
@@ -292,10 +264,8 @@ def read_image(path: str, resize: int | None = None, box: Sequence[float] | None
     try:
         with open(path, 'rb', buffering=0) as file:
             data = file.readall()
-    except OSError as error:
-        raise ImageError(path, f'it cannot be read: {error.strerror or error}') from error
-    except ValueError as error:     # a zero byte in the name
-        raise ImageError(path, f'it cannot be read: {error}') from error
+    except (OSError, ValueError) as error:      # ValueError: a zero byte in the name
+        raise ImageError(path, f'it cannot be read: {getattr(error, "strerror", None) or error}') from error
     try:
         with ExitStack() as turn:
             image = _decode(data, resize, box, turn)

@@ -1,11 +1,11 @@
-"""Gets a dataset: downloads its archive, verifies it, unpacks it safely, and verifies what came out.
+"""Gets a dataset: downloads its archive, checks it, unpacks it, and checks the images.
 
     python -m dataset.download CUB --data-path DIR
     python -m dataset.download SOP --data-path DIR --archive Stanford_Online_Products.zip      (a file you have already)
     python -m dataset.download CARS196 --data-path DIR --archive car_ims.tgz cars_annos.mat
 
-An interrupted call can be run again: it goes on with the bytes that are there. All work happens in the hidden folder
-DIR/.download-NAME; only a dataset whose counts the reader found right is moved into DIR.
+An interrupted call can be run again, and continues. All work happens in the hidden folder DIR/.download-NAME. Only a
+complete dataset is moved into DIR.
 
 Where the files are (checksums are those of the published files):
 
@@ -18,12 +18,11 @@ Where the files are (checksums are those of the published files):
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import requests
@@ -32,89 +31,73 @@ from tqdm import tqdm
 
 from common.command import CommandParser, run_command
 from common.errors import UsageError
-from common.files import expand_path, hash_file
+from common.files import expand_path, hash_file, lock
 from dataset import unpack
 from dataset.errors import DatasetError
 from dataset.registry import get_dataset
 
-GIB = 1 << 30
 CHUNK = 1 << 16
 
 
 @dataclass
-class RemoteFile:
-    """One published file.
+class Source:
+    """Where a dataset comes from, and how it is checked.
 
     Parameters
     ----------
-    name : str
-        Its file name.
+    file : str
+        The name of its archive.
     md5 : str or None
-        None where no checksum was published; then `Source.spot_md5` has to do.
+        None where no checksum was published. Then `spot_md5` is compared.
     size : int
-        About how large, in bytes. A file of more than twice this is refused.
+        About how large the archive is, in bytes. A file of more than twice this is refused.
     urls : list of str
         Where it is, tried in turn.
-    """
-
-    name: str
-    md5: Optional[str]
-    size: int
-    urls: List[str]
-
-
-@dataclass
-class Source:
-    """Where a dataset comes from and what it must be.
-
-    Parameters
-    ----------
-    files : list of RemoteFile
-        All are needed.
+    hint : str
+        One sentence for those who cannot download it.
     known : dict
-        Published files by checksum, for those who have them: name of each.
+        Other published files by checksum, for those who have them: name of each.
     spot_md5 : dict
         Images that must be in an archive whose own checksum is unknown: file name to MD5. Empty: such archives are
         refused.
     repacked : bool
-        Whether an archive of the user's with another checksum will do where all the counts are right.
+        Whether a user's archive may have another checksum if all the counts are right.
     max_bytes, max_files : int
-        Limits of what may come out of the archives.
-    hint : str
-        One sentence for those who cannot download it.
+        How much may come out of one archive.
     """
 
-    files: List[RemoteFile]
+    file: str
+    md5: Optional[str]
+    size: int
+    urls: List[str]
+    hint: str = ''
     known: Dict[str, str] = field(default_factory=dict)
     spot_md5: Dict[str, str] = field(default_factory=dict)
     repacked: bool = False
-    max_bytes: int = 8 * GIB
+    max_bytes: int = 8 << 30
     max_files: int = 200000
-    hint: str = ''
 
 
 SOURCES = {
     'CUB': Source(
-        [RemoteFile('CUB_200_2011.tgz', '97eceeb196236b17998738112f37df78', 1150585339,
-                    ['https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1',
-                     'https://s3.amazonaws.com/fast-ai-imageclas/CUB_200_2011.tgz'])],
-        hint='Get CUB_200_2011.tgz (https://data.caltech.edu/records/65de6-vp158) by other means and name it with '
-             '--archive.'),
+        'CUB_200_2011.tgz', '97eceeb196236b17998738112f37df78', 1150585339,
+        ['https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1',
+         'https://s3.amazonaws.com/fast-ai-imageclas/CUB_200_2011.tgz'],
+        'Get CUB_200_2011.tgz (https://data.caltech.edu/records/65de6-vp158) by other means and name it with '
+        '--archive.'),
     'SOP': Source(
-        [RemoteFile('Stanford_Online_Products.zip', '7f73d41a2f44250d4779881525aea32e', 3100000000,
-                    ['https://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip',
-                     'http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip'])],
-        repacked=True,
-        hint='Get Stanford_Online_Products.zip (http://ftp.cs.stanford.edu/cs/cvgl/) by other means and name it with '
-             '--archive.'),
+        'Stanford_Online_Products.zip', '7f73d41a2f44250d4779881525aea32e', 3100000000,
+        ['https://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip',
+         'http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip'],
+        'Get Stanford_Online_Products.zip (http://ftp.cs.stanford.edu/cs/cvgl/) by other means and name it with '
+        '--archive.', repacked=True),
     'CARS196': Source(
-        [RemoteFile('CARS196.zip', None, 2000000000,
-                    ['https://ftp.cs.stanford.edu/cs/cvgl/CARS196.zip',
-                     'http://ftp.cs.stanford.edu/cs/cvgl/CARS196.zip'])],
+        'CARS196.zip', None, 2000000000,
+        ['https://ftp.cs.stanford.edu/cs/cvgl/CARS196.zip', 'http://ftp.cs.stanford.edu/cs/cvgl/CARS196.zip'],
+        'The original hosts are dead since 2023: if you have car_ims.tgz and cars_annos.mat, or a repacked archive of '
+        'them, name them with --archive.',
         known={'d5c8f0aa497503f355e17dc7886c3f14': 'car_ims.tgz', 'b407c6086d669747186bd1d764ff9dbc': 'cars_annos.mat'},
-        spot_md5={'000001.jpg': '2d44a28f071aeaac9c0802fddcde452e', '016185.jpg': 'bab296d5e4b2290d024920bf4dc23d07'},
-        hint='The original hosts are dead since 2023: if you have car_ims.tgz and cars_annos.mat, or a repacked '
-             'archive of them, name them with --archive.'),
+        spot_md5={'000001.jpg': '2d44a28f071aeaac9c0802fddcde452e', '016185.jpg': 'bab296d5e4b2290d024920bf4dc23d07'}),
 }
 
 
@@ -123,7 +106,7 @@ class _MirrorError(Exception):
 
 
 class _Retry(Exception):
-    """Something that may pass: try this mirror again, after `wait` seconds where the server says so."""
+    """A temporary failure: try this mirror again, after `wait` seconds if the server says so."""
 
     def __init__(self, message: str, wait: Optional[float] = None) -> None:
         super().__init__(message)
@@ -132,15 +115,15 @@ class _Retry(Exception):
 
 def _reason(error: Exception) -> str:
     """The innermost cause of a network error in one line; requests and urllib3 wrap theirs several times."""
-    while True:
-        inner = [value for value in (*error.args, getattr(error, 'reason', None)) if isinstance(value, Exception)]
-        if not inner:
-            break
-        error = inner[-1]
-    return ' '.join(str(error).split()) or type(error).__name__
+    inner = [value for value in (*error.args, getattr(error, 'reason', None)) if isinstance(value, Exception)]
+    return _reason(inner[-1]) if inner else ' '.join(str(error).split()) or type(error).__name__
 
 
-def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress: bool) -> None:
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
+def _get(url: str, part: str, limit: int, timeout: Tuple[float, float]) -> None:
     """One request: append to `part` what is missing of the file.
 
     Raises
@@ -148,17 +131,16 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress
     _Retry, _MirrorError
         See there. Returning normally means that the server considers the file complete.
     """
-    have = os.path.getsize(part) if os.path.exists(part) else 0
     headers = {'Accept-Encoding': 'identity', 'User-Agent': 'dml-playground'}
+    have = _size(part)
     if have:
         headers['Range'] = f'bytes={have}-'
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
-            status = response.status_code
+            status, content_range = response.status_code, response.headers.get('Content-Range', '')
             if status == 416 and have:
                 # Nothing lies beyond our last byte: the file is complete (its checksum will tell), or not this file.
-                total = response.headers.get('Content-Range', '').rpartition('/')[2]
-                if total == str(have):
+                if content_range.rpartition('/')[2] == str(have):
                     return
                 os.unlink(part)
                 raise _Retry(f'the server has no bytes after {have}')
@@ -167,46 +149,44 @@ def _get(url: str, part: str, limit: int, timeout: Tuple[float, float], progress
                 raise _Retry(f'HTTP status {status}', min(float(wait), 60) if wait.isdigit() else None)
             if status not in (200, 206):
                 raise _MirrorError(f'HTTP status {status}')
-            if status == 206 and not response.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
-                raise _MirrorError('the server sent another range than asked for')
             if status == 200:
                 have = 0    # it ignores ranges, or none was asked for: from the start
+            elif not content_range.startswith(f'bytes {have}-'):
+                raise _MirrorError('the server sent another range than asked for')
             length = response.headers.get('Content-Length', '')
             total = have + int(length) if length.isdigit() else None
+            too_large = _MirrorError(f'the file has more than {limit} bytes, which cannot be right')
             if total is not None and total > limit:
-                raise _MirrorError(f'the file would have {total} bytes, which cannot be right')
+                raise too_large
             free = shutil.disk_usage(os.path.dirname(part)).free
             if total is not None and total - have > free:
                 raise OSError(errno.ENOSPC, f'No space left on device ({(total - have) / 1e9:.1f} GB to download, '
                                             f'{free / 1e9:.1f} GB free)', part)
             with open(part, 'ab' if have else 'wb') as file, \
                     tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=os.path.basename(part)[:-5],
-                         disable=None if progress else True, leave=False) as bar:
+                         disable=None, leave=False) as bar:
                 while True:     # a connection that ends before Content-Length is an IncompleteRead of urllib3's
                     block = response.raw.read(CHUNK, decode_content=False)
                     if not block:
-                        break
+                        return
                     file.write(block)
                     have += len(block)
                     bar.update(len(block))
                     if have > limit:
-                        raise _MirrorError(f'the file has more than {limit} bytes, which cannot be right')
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema,
-            requests.exceptions.TooManyRedirects, UnicodeError) as error:
+                        raise too_large
+    except (ValueError, requests.TooManyRedirects) as error:     # no address, or one of another kind
         raise _MirrorError(_reason(error)) from None
-    except requests.exceptions.RequestException as error:
-        raise _Retry(_reason(error)) from None
-    except urllib3.exceptions.HTTPError as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _Retry(_reason(error)) from None
 
 
-def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, timeout: Tuple[float, float] = (20, 60),
-          progress: bool = True, say: Callable[[str], None] = lambda line: None) -> str:
+def fetch(source: Source, folder: str, tries: int = 5, wait: float = 1.0, timeout: Tuple[float, float] = (20, 60),
+          say: Callable[[str], None] = print) -> str:
     """Download a file, going on with ``folder/NAME.part`` where that exists.
 
     Parameters
     ----------
-    remote : RemoteFile
+    source : Source
     folder : str
     tries : int
         Attempts in a row at one mirror that bring no byte, before the next mirror is tried.
@@ -214,8 +194,6 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
         Seconds before the second attempt; doubled at each further one.
     timeout : (float, float)
         Seconds to wait for a connection, and for the next bytes.
-    progress : bool
-        Whether to draw a progress bar (never where stderr is no terminal).
     say : callable
         Takes one line about what goes wrong on the way.
 
@@ -231,24 +209,23 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
     OSError
         If the disk cannot take it.
     """
-    path = os.path.join(folder, remote.name)
+    path = os.path.join(folder, source.file)
     if os.path.exists(path):
         return path
-    part = f"{path}.part"
+    part = f'{path}.part'
     problems = []
-    for url in remote.urls:
+    for url in source.urls:
         failures, restarted = 0, False
         while failures < tries:
-            before = os.path.getsize(part) if os.path.exists(part) else 0
-            pause = wait * 2 ** failures
+            before, pause = _size(part), wait * 2 ** failures
             try:
-                _get(url, part, 2 * remote.size, timeout, progress)
-                found = remote.md5 and hash_file(part, 'md5')
-                if found == remote.md5:
+                _get(url, part, 2 * source.size, timeout)
+                found = source.md5 and hash_file(part, 'md5')
+                if found == source.md5:
                     os.replace(part, path)
                     return path
                 os.unlink(part)
-                problem = f'its checksum is {found}, not {remote.md5}'
+                problem = f'its checksum is {found}, not {source.md5}'
                 if restarted or not before:
                     break           # all of these bytes came from this mirror: more of the same will not help
                 restarted = True    # the older bytes may have been the wrong ones
@@ -257,16 +234,14 @@ def fetch(remote: RemoteFile, folder: str, tries: int = 5, wait: float = 1.0, ti
                 break
             except _Retry as error:
                 problem = str(error)
-                after = os.path.getsize(part) if os.path.exists(part) else 0
-                failures = 0 if after > before else failures + 1
-                if error.wait is not None:
-                    pause = error.wait
+                failures = 0 if _size(part) > before else failures + 1
+                pause = pause if error.wait is None else error.wait
             if failures < tries:
                 say(f'{url}: {problem}; trying again')
                 time.sleep(pause)
         problems.append(f'{url}: {problem}')
         say(problems[-1])
-    raise DatasetError(f'{remote.name} could not be downloaded ({"; ".join(problems)}).')
+    raise DatasetError(f'{source.file} could not be downloaded ({"; ".join(problems)}). {source.hint}'.rstrip())
 
 
 def _verify_archive(source: Source, path: str) -> bool:
@@ -277,41 +252,12 @@ def _verify_archive(source: Source, path: str) -> bool:
     DatasetError
         If it is not, and its content could not tell.
     """
-    known = dict(source.known)
-    known.update({remote.md5: remote.name for remote in source.files if remote.md5})
+    known = {**source.known, source.md5: source.file}
     md5 = hash_file(path, 'md5')
-    if md5 in known:
-        return True
-    if source.spot_md5 or source.repacked:
-        return False
+    if md5 in known or source.spot_md5 or source.repacked:
+        return md5 in known
     expected = ' or '.join(f'{name}, {digest}' for digest, name in known.items())
     raise DatasetError(f'{path} has the MD5 {md5}, not that of {expected}: it is damaged or another file.')
-
-
-def _find_root(name: str, tree: str) -> str:
-    """The folder inside `tree` that the reader accepts: `tree` itself or one directly in it.
-
-    Raises
-    ------
-    DatasetError
-        The reader's, if it accepts none.
-    """
-    folders = [tree] + sorted(entry.path for entry in os.scandir(tree) if entry.is_dir())
-    loose = os.path.join(tree, 'cars_annos.mat')
-    if name == 'CARS196' and os.path.exists(loose) and not os.path.isdir(os.path.join(tree, 'car_ims')):
-        for folder in folders[1:]:      # the images were repacked in a folder of their own, the list was given apart
-            if os.path.isdir(os.path.join(folder, 'car_ims')):
-                os.replace(loose, os.path.join(folder, 'cars_annos.mat'))
-                break
-    errors = []
-    for folder in folders:
-        try:
-            get_dataset(name, folder)
-            return folder
-        except DatasetError as error:
-            errors.append(error)
-    # With nothing but one folder in the archive, that is where the dataset should have been.
-    raise errors[-1] if len(os.listdir(tree)) == 1 else errors[0]
 
 
 def _check_spots(source: Source, tree: str) -> None:
@@ -322,12 +268,13 @@ def _check_spots(source: Source, tree: str) -> None:
     DatasetError
         If one differs or is missing.
     """
+    walk = list(os.walk(tree))
+    splits = any({'train', 'test'} <= set(folders) or {'cars_train', 'cars_test'} <= set(folders)
+                 for _, folders, _ in walk)
+    if splits and not any('car_ims' in folders for _, folders, _ in walk):
+        return      # a mirror that numbers the images in another way: the counts have to do
     missing = dict(source.spot_md5)
-    if not any(folder == 'car_ims' for _, folders, _ in os.walk(tree) for folder in folders) and any(
-            {'train', 'test'} <= set(folders) or {'cars_train', 'cars_test'} <= set(folders)
-            for _, folders, _ in os.walk(tree)):
-        return      # a mirror that numbers the pictures in another way: the counts have to do
-    for folder, _, files in os.walk(tree):
+    for folder, _, files in walk:
         for name in set(files) & set(missing):
             md5 = hash_file(os.path.join(folder, name), 'md5')
             if md5 != missing.pop(name):
@@ -337,50 +284,23 @@ def _check_spots(source: Source, tree: str) -> None:
         raise DatasetError(f'the archive holds no {" and no ".join(sorted(missing))}, so it cannot be verified.')
 
 
-def _publish(root: str, data_path: str, work: str) -> None:
-    """Move everything in `root` into `data_path`, which may hold the beginning of an earlier, interrupted move."""
-    names = sorted(os.listdir(root))
-    journal = os.path.join(work, 'moving')
-    ours = set()
-    if os.path.exists(journal):
-        with open(journal, encoding='utf-8') as file:
-            ours = set(file.read().split('\n'))
-    for name in names:
-        if name not in ours and os.path.lexists(os.path.join(data_path, name)):
-            raise DatasetError(f'{os.path.join(data_path, name)} exists already, but {data_path} holds no complete '
-                               'dataset: move it away, or choose another '
-                               '--data-path.')
-    with open(journal, 'w', encoding='utf-8') as file:
-        file.write('\n'.join(sorted(ours | set(names))))
-    os.sync()       # the files' content is on the disk before their names are
-    # Lists last: without them no reader takes the folder for a dataset.
-    for name in sorted(names, key=lambda name: os.path.isfile(os.path.join(root, name))):
-        target = os.path.join(data_path, name)
-        if os.path.isdir(target):
-            shutil.rmtree(target)
-        os.replace(os.path.join(root, name), target)
-    os.sync()
+def _find_root(name: str, tree: str) -> str:
+    """The folder inside `tree` that the reader accepts: `tree` itself or one directly in it.
 
-
-def _count(name: str, data_path: str) -> Optional[Tuple[int, int]]:
-    """Images to train and to test with; None where the reader does not find the complete dataset."""
-    try:
-        train, test = get_dataset(name, data_path)
-    except DatasetError:
-        return None
-    return len(train), len(test)
-
-
-def _fetch_all(source: Source, urls: Sequence[str], work: str, say: Callable[[str], None], options: dict) -> List[str]:
-    """Download all files of a source; `urls` are further places of the first."""
-    files = []
-    for remote in source.files:
-        places = remote.urls if files else list(urls) + remote.urls
+    Raises
+    ------
+    DatasetError
+        The reader's, if it accepts none.
+    """
+    errors = []
+    for folder in [tree] + sorted(entry.path for entry in os.scandir(tree) if entry.is_dir()):
         try:
-            files.append(fetch(RemoteFile(remote.name, remote.md5, remote.size, places), work, say=say, **options))
+            get_dataset(name, folder)
+            return folder
         except DatasetError as error:
-            raise DatasetError(f'{error} {source.hint}') from None
-    return files
+            errors.append(error)
+    # With nothing but one folder in the archive, that is where the dataset should have been.
+    raise errors[-1] if len(os.listdir(tree)) == 1 else errors[0]
 
 
 def _unpack_all(name: str, source: Source, files: Sequence[str], tree: str, verified: bool,
@@ -388,7 +308,6 @@ def _unpack_all(name: str, source: Source, files: Sequence[str], tree: str, veri
     """Unpack archives into `tree`, and return the folder in it that the reader accepts; remove `tree` on an error."""
     shutil.rmtree(tree, ignore_errors=True)
     os.makedirs(tree)
-    limits = unpack.Limits(source.max_bytes, source.max_files)
     try:
         for path in files:
             say(f'Unpacking {path} ...')
@@ -400,7 +319,7 @@ def _unpack_all(name: str, source: Source, files: Sequence[str], tree: str, veri
                 except OSError as error:    # it names the source, also where the target has no room
                     raise OSError(error.errno, error.strerror, target) from error
             else:
-                unpack.unpack(path, tree, limits)
+                unpack.unpack(path, tree, source.max_bytes, source.max_files)
         try:
             if not verified:
                 _check_spots(source, tree)
@@ -411,6 +330,29 @@ def _unpack_all(name: str, source: Source, files: Sequence[str], tree: str, veri
     except BaseException:
         shutil.rmtree(tree, ignore_errors=True)
         raise
+
+
+def _publish(ready: str, data_path: str) -> None:
+    """Move everything in `ready` into `data_path`. If it is interrupted, the next call moves what is left."""
+    # Lists last: without them no reader takes the folder for a dataset.
+    names = sorted(os.listdir(ready), key=lambda name: (os.path.isfile(os.path.join(ready, name)), name))
+    for name in names:
+        if os.path.lexists(os.path.join(data_path, name)):
+            raise DatasetError(f'{os.path.join(data_path, name)} exists already, but {data_path} holds no complete '
+                               'dataset: move it away, or choose another --data-path.')
+    os.sync()       # the files' content is on the disk before their names are
+    for name in names:
+        os.replace(os.path.join(ready, name), os.path.join(data_path, name))
+    os.sync()
+
+
+def _count(name: str, data_path: str) -> Optional[Tuple[int, int]]:
+    """Images to train and to test with; None where the reader does not find the complete dataset."""
+    try:
+        train, test = get_dataset(name, data_path)
+    except DatasetError:
+        return None
+    return len(train), len(test)
 
 
 def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequence[str] = (), keep: bool = False,
@@ -426,7 +368,7 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
     archives : list of str
         Files that the user has already, in place of the download. They are not changed.
     urls : list of str
-        Further places of the (first) file, tried before the known ones.
+        Further places of the archive, tried before the known ones.
     keep : bool
         Keep the downloaded archive, in ``data_path``.
     source : Source, optional
@@ -444,7 +386,7 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
     Raises
     ------
     DatasetError
-        If it cannot be had, or what was had is not the dataset.
+        If it cannot be downloaded, or is not the dataset.
     OSError
         If the disk cannot take it.
     """
@@ -454,31 +396,31 @@ def download(name: str, data_path: str, archives: Sequence[str] = (), urls: Sequ
             raise UsageError(f'--archive {archive}: there is no such file.')
     work = os.path.join(data_path, '.download-' + name)
     os.makedirs(work, exist_ok=True)
-    with open(os.path.join(work, 'lock'), 'w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DatasetError(f'another process is downloading {name} into {data_path}.') from None
+    with open(os.path.join(work, 'lock'), 'w') as file:
+        if not lock(file):
+            raise DatasetError(f'another process is downloading {name} into {data_path}.')
         counts = _count(name, data_path)
         if counts:
             say(f'{name} is already in {data_path}: {counts[0]} training and {counts[1]} test images.')
         else:
-            if archives:
-                files, verified = archives, all(_verify_archive(source, path) for path in archives)
-            else:
-                files, verified = _fetch_all(source, urls, work, say, options), all(f.md5 for f in source.files)
-            try:
-                root = _unpack_all(name, source, files, os.path.join(work, 'tree'), verified, say)
-            except DatasetError:
-                if not archives and not verified:
-                    for path in files:      # no checksum spoke for it: a new download may be better
-                        os.unlink(path)
-                raise
-            _publish(root, data_path, work)
-            if keep and not archives:
-                for path in files:
-                    os.replace(path, os.path.join(data_path, os.path.basename(path)))
+            ready = os.path.join(work, 'ready')     # what is unpacked and found right
+            if not os.path.isdir(ready):
+                files = list(archives) or [fetch(replace(source, urls=[*urls, *source.urls]), work, say=say, **options)]
+                verified = all(_verify_archive(source, path) for path in archives) if archives else bool(source.md5)
+                try:
+                    os.replace(_unpack_all(name, source, files, os.path.join(work, 'tree'), verified, say), ready)
+                except DatasetError:
+                    if not archives and not verified:
+                        os.unlink(files[0])     # it has no known checksum: a new download may be better
+                    raise
+            _publish(ready, data_path)
+            if keep and os.path.exists(os.path.join(work, source.file)):
+                os.replace(os.path.join(work, source.file), os.path.join(data_path, source.file))
             counts = _count(name, data_path)
+            if counts is None:
+                shutil.rmtree(ready)
+                raise DatasetError(f'{data_path} has lost files that an earlier call put there: move the rest away, '
+                                   'and run the same command again.')
             say(f'{name} is in {data_path}: {counts[0]} training and {counts[1]} test images, as published.')
         shutil.rmtree(work)
     return counts

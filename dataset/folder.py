@@ -1,4 +1,4 @@
-"""Your own images: class folders, with or without a split, or a table (FOLDER; miniCUB is another name of it).
+"""Your own images: class folders, with or without a split, or a table (FOLDER, also called miniCUB).
 
 Three layouts::
 

@@ -10,15 +10,13 @@ The images are real files in class folders, the first hundred of which train (th
 
     CACHE/glyphs-v3-seed0-size37/0000_U+03A9/000.jpg ...
 
-They are made once, by threads: drawing is OpenCV and NumPy, which let go of the interpreter lock, so that no worker
-process can be left behind or be started twice by a script without a main guard. Each class has a generator of its own,
-seeded by (seed, size, character): any number of threads makes the same files. They are drawn into a temporary
-folder beside their place, which is renamed when it is complete. If two processes draw at once, the second to finish
-uses what the first has made.
+They are made once, by threads: OpenCV and NumPy release the interpreter lock while they draw. Each class has its own
+random generator, seeded by (seed, size, character), so any number of threads makes the same files. They are drawn into
+a temporary folder, which is renamed when it is complete. If two processes draw at once, the second to finish uses what
+the first has made.
 """
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -26,7 +24,7 @@ import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from io import BytesIO
-from typing import Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -41,7 +39,6 @@ from dataset.registry import register
 #: Part of the folder's name: to be raised when the pictures change.
 FORMAT = 3
 IMAGES_PER_CLASS = 25
-MANIFEST = 'glyphs.json'
 _TEMPORARY = '.tmp-'
 
 FACES = ('DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSans-BoldOblique',
@@ -98,31 +95,14 @@ def read_glyphs(data_path: Optional[str], size: int = 256, seed: int = 0) -> Tup
             raise DatasetError(f'{folder} cannot be written ({error}): choose another place with --data-path or '
                                '$DML_CACHE.') from None
     images = read_folders(folder, 'GLYPHS', mirror=False)
-    _check_manifest(folder, images)
+    if (images.num_classes, len(images)) != (len(CHARACTERS), len(CHARACTERS) * IMAGES_PER_CLASS):
+        raise DatasetError(f'{folder} is not as it was made ({images.num_classes} classes, {len(images)} images): '
+                           'delete it, and it will be made again.')
     return split_halves(images)
 
 
-def _manifest(size: int, seed: int) -> Dict[str, int]:
-    return {'format': FORMAT, 'seed': seed, 'size': size, 'classes': len(CHARACTERS),
-            'images': len(CHARACTERS) * IMAGES_PER_CLASS}
-
-
-def _check_manifest(folder: str, images: ImageSet) -> None:
-    """The stamp inside the folder against what is there."""
-    try:
-        with open(os.path.join(folder, MANIFEST), encoding='utf-8') as stream:
-            manifest = json.load(stream)
-        whole = (manifest['classes'], manifest['images']) == (images.num_classes, len(images))
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise DatasetError(f'{folder} is not as it was made ({images.num_classes} classes, {len(images)} images; see '
-                           f'{MANIFEST}): delete it, and it will be made '
-                           'again.')
-
-
 def generate(folder: str, size: int, seed: int = 0, threads: Optional[int] = None) -> None:
-    """Draw all images and publish them as `folder`; nothing happens to a `folder` that is there by then.
+    """Draw all images into a new `folder`. If the folder exists by then, it stays as it is.
 
     Parameters
     ----------
@@ -155,8 +135,6 @@ def generate(folder: str, size: int, seed: int = 0, threads: Optional[int] = Non
                 stop.set()  # after an error or Ctrl-C the others need not finish
             for job in jobs:
                 job.result()
-        with open(os.path.join(temporary, MANIFEST), 'w', encoding='utf-8') as stream:
-            json.dump(_manifest(size, seed), stream)
         os.chmod(temporary, 0o755)  # mkdtemp makes it private, the cache may be shared
         try:
             os.rename(temporary, folder)
@@ -168,7 +146,7 @@ def generate(folder: str, size: int, seed: int = 0, threads: Optional[int] = Non
 
 
 def _remove_leftovers(parent: str) -> None:
-    """Delete what killed processes left, once it is so old (an hour) that nobody can still be writing it."""
+    """Delete what killed processes left behind more than an hour ago."""
     with os.scandir(parent) as entries:
         for entry in entries:
             if entry.name.startswith('glyphs-v') and _TEMPORARY in entry.name \

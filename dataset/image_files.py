@@ -1,19 +1,18 @@
-"""What the readers share: text lists read with care, and folders read without touching every file.
+"""What the readers share: reading text lists, and listing folders without opening every file.
 
-A list comes from a download and may be cut off, re-encoded or edited; whatever it holds, the outcome is data or a
-DatasetError that names the file and the line.
+A list may be cut off, re-encoded or edited. Then a DatasetError names the file and the line.
 """
 from __future__ import annotations
 
 import os
-from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, FrozenSet, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from dataset.errors import DatasetError
 
 #: Suffixes that count as an image, in lower case.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.bmp', '.dib', '.webp', '.tif', '.tiff', '.ppm',
                   '.pgm', '.pbm', '.pnm')
-#: How pictures begin: what has another suffix, or none, is opened to look.
+#: The first bytes of image files. A file with another suffix, or none, is opened and compared.
 _IMAGE_STARTS = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'GIF87a', b'GIF89a', b'II*\0', b'MM\0*')
 
 
@@ -30,8 +29,7 @@ def find_root(data_path: str, marker: str, subfolder: str, dataset: str) -> str:
         if name_in(root, marker):
             return root
     raise DatasetError(f'{dataset}: neither {data_path} nor its folder {subfolder} holds {marker} (--data-path must '
-                       'name the folder of the unpacked '
-                       'dataset).')
+                       'name the folder of the unpacked dataset).')
 
 
 def read_rows(file: str, types: Sequence[type], header: bool = False) -> List[list]:
@@ -64,22 +62,38 @@ def read_rows(file: str, types: Sequence[type], header: bool = False) -> List[li
     lines = text.rstrip().replace('\r\n', '\n').split('\n')[1 if header else 0:]
     if not lines or lines == ['']:
         raise DatasetError(f'{file} is empty.')
-    rows = [line.rstrip().split(None, len(types) - 1) for line in lines]
-    try:
-        columns = list(zip(*rows)) if all(len(row) == len(types) for row in rows) else None
-        if columns is not None:
-            return [list(column) if kind is str else list(map(kind, column)) for kind, column in zip(types, columns)]
-    except ValueError:
-        pass  # the slow way below finds the line to name
-    names = ' '.join({int: 'integer', float: 'number', str: 'text'}[kind] for kind in types)
-    for number, row in enumerate(rows, 2 if header else 1):
+    columns: List[list] = [[] for _ in types]
+    for number, line in enumerate(lines, 2 if header else 1):
         try:
-            bad = len(row) != len(types) or not [kind(value) for kind, value in zip(types, row)]
+            values = [kind(value) for kind, value in zip(types, line.rstrip().split(None, len(types) - 1))]
         except ValueError:
-            bad = True
-        if bad:
+            values = []
+        if len(values) != len(types):
+            names = ' '.join({int: 'integer', float: 'number', str: 'text'}[kind] for kind in types)
             raise DatasetError(f'{file}: line {number} is not of the form "{names}".')
-    raise DatasetError(f'{file} cannot be read as lines of the form "{names}".')
+        for column, value in zip(columns, values):
+            column.append(value)
+    return columns
+
+
+def _scan(folder: str, keep: Callable[[os.DirEntry], bool]) -> List[os.DirEntry]:
+    """The entries of a folder that `keep` takes. The kind of an entry comes with the scan; only links need a look."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if keep(entry)]
+    except (OSError, ValueError) as error:
+        raise DatasetError(f'{folder} cannot be read as a folder ({error}).') from None
+
+
+def list_folders(folder: str) -> List[str]:
+    """Names of the folders directly in `folder`, sorted, hidden ones left out.
+
+    Raises
+    ------
+    DatasetError
+        If the folder cannot be read.
+    """
+    return sorted(entry.name for entry in _scan(folder, lambda entry: entry.name[:1] != '.' and entry.is_dir()))
 
 
 def list_images(folder: str) -> List[str]:
@@ -92,29 +106,22 @@ def list_images(folder: str) -> List[str]:
     DatasetError
         If a folder cannot be read, or a link leads nowhere.
     """
-    found: List[str] = []
-    _collect_images(folder, '', found, set())
-    return sorted(found)
+    return sorted(_images(folder, '', frozenset()))
 
 
-def _collect_images(folder: str, prefix: str, found: List[str], above: Set[str]) -> None:
-    """Appends the pictures in `folder` to `found`, each with `prefix` before its name."""
+def _images(folder: str, prefix: str, above: FrozenSet[str]) -> Iterator[str]:
+    """The images in `folder`, each with `prefix` before its name; `above` are the folders that led here."""
     place = os.path.realpath(folder)
     if place in above:      # a link to a folder that holds it
         return
-    try:
-        with os.scandir(folder) as entries:
-            shown = [entry for entry in entries if not entry.name.startswith('.')]
-    except (OSError, ValueError) as error:
-        raise DatasetError(f'{folder} cannot be read as a folder ({error}).') from None
-    for entry in shown:
+    for entry in _scan(folder, lambda entry: entry.name[:1] != '.'):
+        name = os.path.join(prefix, entry.name)
         if entry.is_dir():
-            _collect_images(entry.path, os.path.join(prefix, entry.name), found, above | {place})
-        elif not entry.is_file():
-            if entry.is_symlink():
-                raise DatasetError(f'{entry.path} is a link to {os.readlink(entry.path)}, which does not exist.')
-        elif entry.name.lower().endswith(IMAGE_SUFFIXES) or _begins_as_image(entry.path):
-            found.append(os.path.join(prefix, entry.name))
+            yield from _images(entry.path, name, above | {place})
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            raise DatasetError(f'{entry.path} is a link to {os.readlink(entry.path)}, which does not exist.')
+        elif entry.is_file() and (name.lower().endswith(IMAGE_SUFFIXES) or _begins_as_image(entry.path)):
+            yield name
 
 
 def _begins_as_image(path: str) -> bool:
@@ -127,37 +134,13 @@ def _begins_as_image(path: str) -> bool:
 
 
 def name_in(folder: str, name: str) -> Optional[str]:
-    """The name in `folder` that is `name`, or the only one that differs from it in upper and lower case alone."""
+    """The entry of `folder` called `name`, else the only one that differs from it in upper and lower case alone."""
     try:
         names = os.listdir(folder)
     except (OSError, ValueError):
         return None
     same = [other for other in names if other.lower() == name.lower()]
     return name if name in same else same[0] if len(same) == 1 else None
-
-
-def list_folders(folder: str) -> List[str]:
-    """Names of the folders directly in `folder`, sorted, hidden ones left out.
-
-    Raises
-    ------
-    DatasetError
-        If the folder cannot be read.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if not entry.name.startswith('.') and entry.is_dir())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f'{folder} cannot be read as a folder ({error}).') from None
-
-
-def _file_names(folder: str) -> Set[str]:
-    """Names of the files in a folder. The kind of an entry comes with the scan; only links need a look."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except (OSError, ValueError) as error:
-        raise DatasetError(f'{folder} cannot be read as a folder ({error}).') from None
 
 
 def image_paths(root: str, relative: Iterable[str], source: str) -> List[str]:
@@ -177,15 +160,13 @@ def image_paths(root: str, relative: Iterable[str], source: str) -> List[str]:
     DatasetError
         If a name is listed twice, leads out of `root`, or names a file that does not exist.
     """
-    folders: Dict[str, Tuple[str, Set[str]]] = {}
-    lower: Dict[str, Dict[str, str]] = {}
+    folders: Dict[str, Tuple[str, Dict[str, str]]] = {}     # its path, and its files by name and by name in lower case
     seen: Set[str] = set()
     paths = []
     for name in relative:
         head, _, tail = name.rpartition('/')
         if head not in folders:
-            if name.startswith('/') or '\\' in head or ':' in head or '\0' in head \
-                    or any(part in ('', '.', '..') for part in head.split('/') if head):
+            if name.startswith('/') or '\0' in head or any(part in ('', '.', '..') for part in head.split('/') if head):
                 raise DatasetError(f'{source} lists {name}, which leads out of the image folder.')
             folder = root
             for part in head.split('/') if head else ():
@@ -193,16 +174,15 @@ def image_paths(root: str, relative: Iterable[str], source: str) -> List[str]:
                                       else name_in(folder, part) or part)
             if not os.path.isdir(folder):
                 raise DatasetError(f'{source} lists {name}, but there is no folder {folder}.')
-            folders[head] = (os.path.join(folder, ''), _file_names(folder))
-        prefix, present = folders[head]
-        if tail not in present:     # as a file system that knows no upper case leaves it
-            if head not in lower:
-                lower[head] = {other.lower(): other for other in present}
-            tail = lower[head].get(tail.lower(), tail)
-        if tail not in present:
+            files = [entry.name for entry in _scan(folder, os.DirEntry.is_file)]
+            folders[head] = os.path.join(folder, ''), {**{file.lower(): file for file in files},
+                                                       **{file: file for file in files}}
+        prefix, files = folders[head]
+        file = files.get(tail) or files.get(tail.lower())   # a file system may have lost the upper case
+        if file is None:
             raise DatasetError(f'{source} lists {name}, which is missing in {root}.')
-        if prefix + tail in seen:
+        if prefix + file in seen:
             raise DatasetError(f'{source} lists {name} twice.')
-        seen.add(prefix + tail)
-        paths.append(prefix + tail)
+        seen.add(prefix + file)
+        paths.append(prefix + file)
     return paths

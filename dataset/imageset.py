@@ -27,7 +27,7 @@ class ImageSet:
     name : str
         The dataset's name, for messages and logs.
     mirror : bool
-        Whether training may mirror these images (a mirrored b is a d).
+        Whether training may mirror these images. Text, for example, must not be: a mirrored b is a d.
     val : ImageSet, optional
         Of a training set: the validation set that the dataset itself brings.
 
@@ -51,8 +51,7 @@ class ImageSet:
         labels = np.asarray(self.labels)
         if labels.ndim != 1 or len(labels) != len(self.paths) or labels.dtype.kind not in 'iu':
             raise DatasetError(f'{self._title} needs one integer label for each of its {len(self.paths)} images, not '
-                               f'an array of shape {labels.shape} and '
-                               f'type {labels.dtype}.')
+                               f'an array of shape {labels.shape} and type {labels.dtype}.')
         self.labels = labels.astype(np.int64)
         if not np.array_equal(np.unique(self.labels), np.arange(len(self.class_names))):
             raise DatasetError(f'{self._title} needs labels 0 to {len(self.class_names) - 1}, each with at least one '
@@ -97,8 +96,7 @@ class ImageSet:
 def split_classes(train: ImageSet, fraction: float, seed: int = 0) -> Tuple[ImageSet, ImageSet]:
     """Hold out a random share of the classes, with all of their images.
 
-    Both parts keep the classes in their order. Each gets at least two classes: with one there is nothing to tell
-    apart.
+    Both parts keep the classes in their order, and each gets at least two of them.
 
     Parameters
     ----------
@@ -114,7 +112,7 @@ def split_classes(train: ImageSet, fraction: float, seed: int = 0) -> Tuple[Imag
 
     Raises
     ------
-    DatasetError
+    UsageError
         If `fraction` is out of range or there are fewer than four classes.
     """
     if not 0 < fraction < 1:
@@ -167,6 +165,11 @@ class Counts(NamedTuple):
     test_classes: int
     train_images: int
     test_images: int
+
+    @property
+    def classes(self) -> int:
+        """Of both sets."""
+        return self.train_classes + self.test_classes
 
 
 def check_counts(train: ImageSet, test: ImageSet, expected: Counts, source: str) -> None:

@@ -18,7 +18,7 @@ from common.errors import UsageError
 from dataset.errors import DatasetError
 from dataset.imageset import ImageSet
 
-_CHUNK = 8      # images a task at most: its cost hardly shows, and a batch still keeps all threads busy
+_CHUNK = 8      # images of one task, at most: large enough that tasks cost little, small enough to busy all threads
 
 
 class Batch(NamedTuple):
@@ -71,7 +71,7 @@ class Loader:
     cache : str, optional
         Folder for a cache of the resized images, see `dataset.cache`; built here if it is missing.
     skip_bad_images : int
-        So many different images may be bad.
+        How many different images may be bad.
     on_bad : callable, optional
         `on_bad(path, reason)`, called once for each bad image that is skipped, by the thread that iterates.
     batch_size : int
@@ -151,7 +151,7 @@ class Loader:
             while jobs:
                 yield from self._finish(jobs.popleft())
         finally:
-            # Left midway, or an error: what has not begun need not begin.
+            # The iteration was left early, or failed: cancel what has not begun.
             for job in jobs:
                 for task in job.tasks:
                     task.cancel()

@@ -61,8 +61,10 @@ def get_dataset(name: str, data_path: Optional[str], image_size: int = 224, resi
 
     Raises
     ------
+    UsageError
+        If the name is unknown or no folder is given.
     DatasetError
-        If the name is unknown, the folder is missing, or its content is not what the dataset must have.
+        If the folder is missing, or its content is not what the dataset must have.
     """
     if name not in _READERS:
         raise UsageError(f'--dataset {name} is unknown: choose one of {", ".join(dataset_names())}.')

@@ -1,8 +1,8 @@
 """Batch samplers: which images make up each batch, chosen from the labels alone.
 
 Every sampler draws from a generator of its own, never from NumPy's global one. Each epoch has a generator that is
-seeded from the sampler's when the epoch begins; so the state to save depends only on the number of epochs begun, not
-on how far a prefetching loader has read ahead, and a sampler restored at an epoch border goes on as if never stopped.
+seeded from the sampler's when the epoch begins. So the state to save depends on the number of epochs only, not on how
+far a loader has read ahead, and a sampler that is restored between two epochs goes on as if it had never stopped.
 """
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ class BatchSampler(Sampler):
         labels = np.asarray(labels)
         if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in 'iu':
             raise DatasetError(f'A sampler needs one integer label for each image, not an array of shape '
-                               f'{labels.shape} and type '
-                               f'{labels.dtype}.')
+                               f'{labels.shape} and type {labels.dtype}.')
         self._num_images = len(labels)
         order = np.argsort(labels, kind='stable')
         starts = np.flatnonzero(np.diff(labels[order])) + 1
@@ -67,7 +66,7 @@ class BatchSampler(Sampler):
                 'cached_gaussian': float(cached)}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """Go on where the sampler that gave `state` stood. The labels and settings are the caller's to restore."""
+        """Continue from `state`. Labels and settings must be the same as then."""
         if not 0 <= int(state['position']) <= 624:      # NumPy does not look, and reads behind its array
             raise ValueError(f'the generator of the batches has no position {state["position"]}')
         keys = np.asarray(state['keys']).astype(np.uint32, casting='same_kind')     # no floats, no complex numbers
@@ -80,8 +79,6 @@ class BatchSampler(Sampler):
 
     def _set_length(self, batches_per_epoch: Optional[int], batch_size: int) -> None:
         """An epoch without a length of its own shows about as many images as the set has."""
-        if batches_per_epoch is not None and batches_per_epoch < 0:
-            raise UsageError(f'--batches-per-epoch must not be negative, {batches_per_epoch} is.')
         self.batch_size, self._length = batch_size, batches_per_epoch or max(self._num_images // batch_size, 1)
 
     def _choose_classes(self, rng: np.random.RandomState, count: int) -> List[np.ndarray]:
@@ -99,16 +96,10 @@ class ShuffledBatches(BatchSampler):
     labels : int array, shape (N,)
     batch_size : int
     seed : int
-
-    Raises
-    ------
-    DatasetError
-        If `batch_size` is below 1.
     """
 
     def __init__(self, labels: Sequence[int], batch_size: int, seed: int = 0) -> None:
         super().__init__(labels, seed)
-        _check_positive('--batch-size', batch_size)
         self.batch_size = min(batch_size, self._num_images)
         self._length = self._num_images // self.batch_size
 
@@ -137,15 +128,13 @@ class BalancedBatches(BatchSampler):
 
     Raises
     ------
-    DatasetError
+    UsageError
         If `batch_size` is no multiple of `batch_k`, or there are fewer classes than a batch takes.
     """
 
     def __init__(self, labels: Sequence[int], batch_size: int, batch_k: int,
                  batches_per_epoch: Optional[int] = None, seed: int = 0) -> None:
         super().__init__(labels, seed)
-        _check_positive('--batch-size', batch_size)
-        _check_positive('--batch-k', batch_k)
         if batch_size % batch_k:
             raise UsageError(f'--batch-size {batch_size} is not a multiple of --batch-k {batch_k}.')
         self._num_classes = batch_size // batch_k
@@ -184,18 +173,15 @@ class PairBatches(BatchSampler):
 
     Raises
     ------
-    DatasetError
-        If `batch_size` is odd, `same_image_prob` no probability, or there are fewer classes than pairs.
+    UsageError
+        If `batch_size` is odd, or there are fewer classes than pairs.
     """
 
     def __init__(self, labels: Sequence[int], batch_size: int, batches_per_epoch: Optional[int] = None,
                  same_image_prob: float = 0.0, seed: int = 0) -> None:
         super().__init__(labels, seed)
-        _check_positive('--batch-size', batch_size)
         if batch_size % 2:
             raise UsageError(f'--batch-size must be even to hold pairs, {batch_size} is not.')
-        if not 0 <= same_image_prob <= 1:
-            raise UsageError(f'--same-image-sampling is a probability from 0 to 1, {same_image_prob:g} is not.')
         self._num_pairs = batch_size // 2
         if self._num_pairs > len(self._classes):
             raise UsageError(f'--batch-size {batch_size} takes pairs of {self._num_pairs} classes, the training set '
@@ -230,15 +216,13 @@ class EpisodeBatches(BatchSampler):
 
     Raises
     ------
-    DatasetError
+    UsageError
         If fewer than `nc` classes are large enough.
     """
 
     def __init__(self, labels: Sequence[int], nc: int, ns: int, nq: int,
                  batches_per_epoch: Optional[int] = None, seed: int = 0) -> None:
         super().__init__(labels, seed)
-        for flag, value in (('--nc', nc), ('--ns', ns), ('--nq', nq)):
-            _check_positive(flag, value)
         large_enough = [members for members in self._classes if len(members) >= ns + nq]
         self.skipped_classes = len(self._classes) - len(large_enough)
         if nc > len(large_enough):
@@ -256,8 +240,3 @@ class EpisodeBatches(BatchSampler):
         for members in self._choose_classes(rng, self._nc):
             batch.extend(rng.permutation(members)[:self._rows].tolist())
         return batch
-
-
-def _check_positive(flag: str, value: int) -> None:
-    if value < 1:
-        raise UsageError(f'{flag} must be at least 1, not {value}.')

@@ -34,7 +34,6 @@ from models.safe_pickle import read_torch
 _CAFFE_MEAN_RGB = (128.0, 117.0, 104.0)
 _SYMBOL_EPSILON = 2e-5  # of batch norm in MXNet's ResNet symbols
 _GLUON_EPSILON = 1e-5
-_STATISTICS = {'weight': 'gamma', 'bias': 'beta', 'running_mean': 'running_mean', 'running_var': 'running_var'}
 
 
 def convert(source: str, model: str, target: str) -> str:
@@ -129,7 +128,7 @@ def from_torchvision(arrays: Arrays) -> Arrays:
     for name, array in arrays.items():
         layer, kind = name.rsplit('.', 1)
         if kind != 'num_batches_tracked':
-            result[f'{layer}.{_STATISTICS[kind]}' if f'{layer}.' in norms else name] = array
+            result[f'{layer}.{packaged.STATISTICS[kind]}' if f'{layer}.' in norms else name] = array
     return result
 
 

@@ -40,7 +40,7 @@ class L2Normalization(HybridBlock):
 
 
 class PixelNormalization(HybridBlock):
-    """Pixels as the loader delivers them, to what the backbone was trained on.
+    """Normalises pixels as the backbone expects them.
 
     Cast, subtraction and scaling happen in HWC and the transpose comes last: on the CPU that is five times faster than
     the other way round. Mean and scale are constants of the graph, so they follow the network to any device and are
@@ -70,7 +70,7 @@ class PixelNormalization(HybridBlock):
 
 
 class EmbeddingNet(HybridBlock):
-    """Backbone and head. Where the backbone's weights came with a head (--pretrained), what fits of that is loaded too.
+    """Backbone and head. If the backbone's weights came with a head (--pretrained), what fits of it is loaded too.
 
     Parameters
     ----------

@@ -1,7 +1,6 @@
 """Weights into networks and out of them, checked before anything is loaded.
 
-A damaged file, or one of another network, is one sentence in a `ModelError` (`models.paramfile`); the network keeps
-what it had, and the interpreter lives.
+A damaged file, or one of another network, is a `ModelError` of one sentence, and the network stays as it was.
 """
 from __future__ import annotations
 
@@ -18,8 +17,6 @@ from models.backbones.base import Backbone, Contexts
 from models.errors import ModelError
 from models.paramfile import Arrays
 from models.store import find
-
-_SHOWN = 'expected weights of {}, but '
 
 
 def save_parameters(net: Block, path: str) -> None:
@@ -61,7 +58,7 @@ def load_parameters(net: Block, path: str, ctx: Contexts = None) -> None:
 def load_pretrained(backbone: Backbone, pretrained: str) -> None:
     """Loads `pretrained` (``auto`` or a file) and notes file, hash and source in ``backbone.weights``.
 
-    The classifier's parameters in the file are passed over. The file of a whole `EmbeddingNet` will do too; its head is
+    The classifier's parameters in the file are ignored. It may be the file of a whole `EmbeddingNet`. Then its head is
     kept in ``backbone.pretrained_head`` for :func:`load_head`.
     """
     auto = pretrained == 'auto'
@@ -104,9 +101,10 @@ def fit(net: Block, named: Block, arrays: Arrays, removed: frozenset = frozenset
     ModelError
         Without the file's name: the caller knows it.
     """
-    for block in _blocks(net):
-        if isinstance(block, Backbone) and block.adapt(arrays) and getattr(net, '_active', False):
-            net.hybridize(True, **dict(net._flags))  # forget the graph of the variant before
+    adapted = []
+    net.apply(lambda block: adapted.append(isinstance(block, Backbone) and block.adapt(arrays)))
+    if any(adapted) and getattr(net, '_active', False):
+        net.hybridize(True, **dict(net._flags))  # forget the graph of the variant before
     expected = named._collect_params_with_prefix()
     names = {name: name for name in arrays}
     if not set(names) & set(expected):
@@ -117,7 +115,7 @@ def fit(net: Block, named: Block, arrays: Arrays, removed: frozenset = frozenset
             # An export of a network whose parts were made apart, as an EmbeddingNet's backbone: several prefixes.
             expected, names = _numbered_anew(named.collect_params()), _numbered_anew(names)
     names = {name: name_in_file for name, name_in_file in names.items() if name not in removed}
-    shown = _SHOWN.format(network_name(net))
+    shown = f'expected weights of {network_name(net)}, but '
     missing = [name for name in expected if name not in names]
     if missing:
         raise ModelError(f'{shown}it has no {_some(missing)}')
@@ -157,12 +155,6 @@ def _fill(pairs: List[Tuple[Parameter, np.ndarray]], ctx: Contexts) -> None:
 
 def _below(start: str, arrays: Arrays) -> Arrays:
     return {name[len(start):]: array for name, array in arrays.items() if name.startswith(start)}
-
-
-def _blocks(block: Block):
-    yield block
-    for child in block._children.values():
-        yield from _blocks(child)
 
 
 def _without_prefix(arrays: Arrays, expected) -> Dict[str, str]:

@@ -30,7 +30,8 @@ _UNITS = {'_conv_stem': 'features.0.conv', '_bn0': 'features.0.bn',
           '_conv_head': 'features.17.conv', '_bn1': 'features.17.bn'}
 _LAYERS = {'_expand_conv': 'expand.conv', '_bn0': 'expand.bn', '_depthwise_conv': 'depthwise.conv',
            '_bn1': 'depthwise.bn', '_project_conv': 'project.conv', '_bn2': 'project.bn'}
-_STATISTICS = {'weight': 'gamma', 'bias': 'beta', 'running_mean': 'running_mean', 'running_var': 'running_var'}
+#: PyTorch's names in a batch norm, and Gluon's.
+STATISTICS = {'weight': 'gamma', 'bias': 'beta', 'running_mean': 'running_mean', 'running_var': 'running_var'}
 
 
 def find(folder: str) -> str:
@@ -81,12 +82,12 @@ def from_torch(arrays: Arrays) -> Arrays:
         ours = f'features.{int(block.group(1)) + 1}.{_LAYERS.get(block.group(2))}' if block else _UNITS.get(layer)
         if layer == '_fc' or kind == 'num_batches_tracked':
             continue
-        if ours is None or ours.endswith('None') or kind not in _STATISTICS:
+        if ours is None or ours.endswith('None') or kind not in STATISTICS:
             raise ModelError(f'{name} is in it, which EfficientNet-Lite0 has not')
         if ours.endswith('conv'):
             result[f'{ours}.weight'] = np.ascontiguousarray(array[..., ::-1, ::-1])
         else:
             if kind.startswith('running'):  # zeros fill the channels up
                 array = np.pad(array, (0, padded(len(array)) - len(array)))
-            result[f'{ours}.{_STATISTICS[kind]}'] = array
+            result[f'{ours}.{STATISTICS[kind]}'] = array
     return result

@@ -1,7 +1,7 @@
 """Weights files as NumPy arrays: MXNet's ``.params`` (read and written) and ``.safetensors`` (read).
 
-MXNet can abort the whole process on a damaged file, and loads flipped bits without a word, so it never sees one: the
-list format of ``mx.nd.save`` is simple enough to be read here, with every length checked before it is used.
+MXNet's own reader can abort the process on a damaged file, and does not notice flipped bits. So the files are read
+here, and every length is checked before it is used.
 
 Layout (little-endian): u64 0x112, u64 reserved, u64 count, the arrays, u64 count, the names (u64 length, bytes).
 An array: u32 0xF993FAC9 or ...CA, i32 storage (0, dense), i32 dimensions, i64 sizes, i32 i32 device, i32 type, data.
@@ -9,14 +9,14 @@ Files older than MXNet 1.0, as the public Inception-BN of 2016, have (u32 0xF993
 (u32 dimensions, u32 sizes) in front.
 (src/ndarray/ndarray.cc, ``NDArray::Save``, ``NDArray::Load``, ``LegacyLoad``.)
 
-Files written here say so in the reserved word, which MXNet reads and ignores, and end in ``sha256=<hex>``, the hash of
-all that is before it; MXNet and Gluon stop reading before that, so they load these files like any other. One file
-rather than a second one beside it: the two could never be replaced together.
+Files written here have a mark in the reserved word, and end in ``sha256=<hex>``, the hash of everything before it.
+MXNet and Gluon ignore both, so they load these files like any other.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from typing import Dict
 
@@ -57,34 +57,23 @@ class _Cursor:
         return self.ints(kind)[0]
 
 
-def _shape(cursor: _Cursor):
-    magic = cursor.int('I')
-    if magic in (_V2, _V3):
-        storage = cursor.int('i')
+def _array(cursor: _Cursor) -> np.ndarray:
+    dimensions, size_kind = cursor.int('I'), 'I'    # without a magic number: the oldest files
+    if dimensions in (_V1, _V2, _V3):
+        storage = 0 if dimensions == _V1 else cursor.int('i')
         if storage != 0:
             raise ModelError(f'an array is not dense (storage type {storage})')
-        count, kind = cursor.int('i'), 'q'
-    elif magic == _V1:
-        count, kind = cursor.int('i'), 'q'
-    else:
-        count, kind = magic, 'I'
-    if not 0 < count <= _MAX_DIMENSIONS:
-        raise ModelError(f'an array has {count} dimensions')
-    shape = cursor.ints(kind, count)
+        dimensions, size_kind = cursor.int('i'), 'q'
+    if not 0 < dimensions <= _MAX_DIMENSIONS:
+        raise ModelError(f'an array has {dimensions} dimensions')
+    shape = cursor.ints(size_kind, dimensions)
     if min(shape) < 0:
         raise ModelError(f'an array has the shape {shape}')
-    return shape
-
-
-def _array(cursor: _Cursor) -> np.ndarray:
-    shape = _shape(cursor)
     cursor.ints('i', 2)
     code = cursor.int('i')
     if not 0 <= code < len(_TYPES):
         raise ModelError(f'an array has the unknown type {code}')
-    size = 1
-    for length in shape:
-        size *= length  # Python's integers: NumPy's would wrap around
+    size = math.prod(shape)
     start = cursor.take(size * _TYPES[code].itemsize)
     return np.frombuffer(cursor.data, _TYPES[code], size, start).reshape(shape)
 
@@ -149,11 +138,9 @@ def read(path: str) -> Arrays:
         if not data:
             raise ModelError('it is empty')
         return _parse(data)
-    except ModelError as error:
-        raise ModelError(f'{path}: expected weights (.params or .safetensors), but {error}') from None
-    except OSError as error:
-        raise ModelError(f'{path}: expected weights (.params or .safetensors), but it cannot be read '
-                         f'({error.strerror or error})') from None
+    except (ModelError, OSError) as error:
+        reason = f'it cannot be read ({error.strerror or error})' if isinstance(error, OSError) else error
+        raise ModelError(f'{path}: expected weights (.params or .safetensors), but {reason}') from None
 
 
 def _serialise(arrays: Arrays):

@@ -1,10 +1,9 @@
 """PyTorch's ``.pth`` files without PyTorch, and without running what is in them.
 
-A ``.pth`` file is a pickle, and a pickle is a program. Nothing else in this project reads one. It cannot be avoided
-where published weights exist in no other form, so this module subclasses ``pickle.Unpickler`` in the way that Python's
-manual shows for untrusted data (*Restricting Globals*): `find_class` answers to the handful of names that a dictionary
-of tensors needs with functions of our own, which build NumPy arrays, and refuses every other name. It is used for
-``python -m models.weights convert`` only; training reads ``.params`` and ``.safetensors``.
+A ``.pth`` file is a pickle, and a pickle can run code. Some published weights exist in no other form. So this module
+subclasses ``pickle.Unpickler`` as Python's manual shows for untrusted data (*Restricting Globals*): `find_class` knows
+only the names that a dictionary of tensors needs, answers them with functions of our own, which build NumPy arrays, and
+refuses every other name. Nothing else in this project reads a pickle; training reads ``.params`` and ``.safetensors``.
 
 Both of PyTorch's formats are read: the zip archive (since 1.6) and the older sequence of pickles and raw storages.
 """
@@ -12,18 +11,20 @@ Both of PyTorch's formats are read: the zip archive (since 1.6) and the older se
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from typing import Callable, Dict, Tuple
+from typing import Dict, NamedTuple, Tuple
 
 import numpy as np
 
 from models.errors import ModelError
+from models.paramfile import Arrays
 
-_BFLOAT16 = 'bfloat16'
+_BFLOAT16 = 'V2'    # NumPy has no such type
 _STORAGES = {
     'FloatStorage': '<f4', 'DoubleStorage': '<f8', 'HalfStorage': '<f2', 'LongStorage': '<i8', 'IntStorage': '<i4',
     'ShortStorage': '<i2', 'CharStorage': 'i1', 'ByteStorage': 'u1', 'BoolStorage': '?', 'BFloat16Storage': _BFLOAT16,
@@ -32,40 +33,32 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
 
-def _itemsize(kind: str) -> int:
-    return 2 if kind == _BFLOAT16 else np.dtype(kind).itemsize
-
-
-def _decode(data: bytes, kind: str, count: int) -> np.ndarray:
-    if len(data) != count * _itemsize(kind):
-        raise ModelError(f'a storage has {len(data)} bytes where {count * _itemsize(kind)} are due')
+def _decode(data: bytes, kind: str) -> np.ndarray:
     if kind == _BFLOAT16:  # the upper half of a float32
         return (np.frombuffer(data, '<u2').astype('<u4') << 16).view('<f4')
     return np.frombuffer(data, kind)
 
 
-class _Tensor:
+class _Tensor(NamedTuple):
     """A view of a storage that may be read later; `array` builds it."""
 
-    __slots__ = ('key', 'offset', 'shape', 'strides')
+    key: str
+    offset: int
+    shape: Tuple[int, ...]
+    strides: Tuple[int, ...]
 
-    def __init__(self, key, offset, shape, strides):
-        self.key, self.offset, self.shape, self.strides = key, offset, tuple(shape), tuple(strides)
-
-    def array(self, storages: Dict[str, np.ndarray]) -> np.ndarray:
+    def array(self, storages: Arrays) -> np.ndarray:
         storage = storages[self.key]
-        numbers = (self.offset,) + self.shape + self.strides
-        if len(self.shape) != len(self.strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+        if len(self.shape) != len(self.strides) or not all(isinstance(n, int) and n >= 0 for n in
+                                                           (self.offset, *self.shape, *self.strides)):
             raise ModelError('a tensor has an impossible shape')
-        size, last = 1, self.offset
-        for length, stride in zip(self.shape, self.strides):
-            size *= length
-            last += (length - 1) * stride
-        # Every element inside the storage, and not more elements than it has: stride 0 could ask for terabytes.
-        if size and (last >= storage.size or size > storage.size):
-            raise ModelError('a tensor is larger than its storage')
+        size = math.prod(self.shape)
         if size == 0:
             return np.zeros(self.shape, storage.dtype)
+        last = self.offset + sum((length - 1) * stride for length, stride in zip(self.shape, self.strides))
+        # Every element inside the storage, and not more elements than it has: stride 0 could ask for terabytes.
+        if last >= storage.size or size > storage.size:
+            raise ModelError('a tensor is larger than its storage')
         steps = [stride * storage.itemsize for stride in self.strides]
         return np.lib.stride_tricks.as_strided(storage[self.offset:], self.shape, steps).copy()
 
@@ -78,11 +71,9 @@ def _globals() -> Dict[Tuple[str, str], object]:
     def parameter(data, *_ignored):
         return data
 
-    known = {('torch._utils', '_rebuild_tensor_v2'): tensor, ('torch._utils', '_rebuild_tensor'): tensor,
-             ('torch._utils', '_rebuild_parameter'): parameter, ('torch.nn.parameter', 'Parameter'): parameter,
-             ('collections', 'OrderedDict'): OrderedDict}
-    known.update({('torch', name): kind for name, kind in _STORAGES.items()})
-    return known
+    return {('torch._utils', '_rebuild_tensor_v2'): tensor, ('torch._utils', '_rebuild_tensor'): tensor,
+            ('torch._utils', '_rebuild_parameter'): parameter, ('torch.nn.parameter', 'Parameter'): parameter,
+            ('collections', 'OrderedDict'): OrderedDict, **{('torch', name): kind for name, kind in _STORAGES.items()}}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -125,10 +116,10 @@ def _read_zip(path: str):
         found = unpickler.load()
         storages = {}
         for key, (kind, count) in unpickler.kinds.items():
-            entry = archive.getinfo(f'{top}data/{key}')
-            if entry.file_size != count * _itemsize(kind):  # before it is unpacked
-                raise ModelError(f'storage {key} has {entry.file_size} bytes, not {count * _itemsize(kind)}')
-            storages[key] = _decode(archive.read(entry), kind, count)
+            entry, due = archive.getinfo(f'{top}data/{key}'), count * np.dtype(kind).itemsize
+            if entry.file_size != due:  # before it is read
+                raise ModelError(f'storage {key} has {entry.file_size} bytes, not {due}')
+            storages[key] = _decode(archive.read(entry), kind)
     return found, storages
 
 
@@ -144,13 +135,14 @@ def _read_legacy(path: str):
         storages = {}
         for key in _Unpickler(file, False).load():
             kind, count = unpickler.kinds[key]
-            if struct.unpack('<q', file.read(8))[0] != count or not 0 <= count * _itemsize(kind) <= left:
+            due = count * np.dtype(kind).itemsize
+            if struct.unpack('<q', file.read(8))[0] != count or not 0 <= due <= left:
                 raise ModelError(f'storage {key} has not the {count} elements that are due')
-            storages[key] = _decode(file.read(count * _itemsize(kind)), kind, count)
+            storages[key] = _decode(file.read(due), kind)
     return found, storages
 
 
-def read_torch(path: str) -> Dict[str, np.ndarray]:
+def read_torch(path: str) -> Arrays:
     """Reads the state dictionary of a ``.pth`` file.
 
     Parameters
@@ -170,8 +162,7 @@ def read_torch(path: str) -> Dict[str, np.ndarray]:
         than tensors (whose code is not run).
     """
     try:
-        read: Callable = _read_zip if zipfile.is_zipfile(path) else _read_legacy
-        found, storages = read(path)
+        found, storages = (_read_zip if zipfile.is_zipfile(path) else _read_legacy)(path)
         for key in ('state_dict', 'model'):
             if isinstance(found, dict) and isinstance(found.get(key), dict):
                 found = found[key]
@@ -179,14 +170,12 @@ def read_torch(path: str) -> Dict[str, np.ndarray]:
             if isinstance(found, dict) else {}
         if not arrays or not all(isinstance(name, str) for name in arrays):
             raise ModelError('no dictionary of tensors is in it')
-    except ModelError as error:
-        raise ModelError(f'{path}: expected PyTorch weights (.pth), but {error}') from None
-    except OSError as error:
-        raise ModelError(f'{path}: expected PyTorch weights (.pth), but it cannot be read '
-                         f'({error.strerror or error})') from None
     except Exception as error:  # a damaged pickle can raise anything, MemoryError and RecursionError included
-        raise ModelError(f'{path}: expected PyTorch weights (.pth), but it is damaged '
-                         f'({type(error).__name__}: {error})') from None
+        reason = f'it is damaged ({type(error).__name__}: {error})'
+        if isinstance(error, OSError):
+            reason = f'it cannot be read ({error.strerror or error})'
+        raise ModelError(f'{path}: expected PyTorch weights (.pth), but '
+                         f'{error if isinstance(error, ModelError) else reason}') from None
     start = 'module.'
     if all(name.startswith(start) for name in arrays):
         arrays = {name[len(start):]: array for name, array in arrays.items()}

@@ -1,7 +1,7 @@
 """Published weights: where they are on this machine, or how to get them.
 
-Gluon's own model store would do, but trusts 8 digits of a file's name, unpacks beside other files without a temporary
-name, and says nothing useful without a network.
+Gluon's own model store compares 8 digits of a file's name instead of its hash, and has no clear message where there is
+no network.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import os
 import re
 import shutil
 import tarfile
+import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from typing import IO, Callable, NamedTuple, Optional
+from typing import IO, NamedTuple, Optional
+
+from tqdm import tqdm
 
 from common.errors import UsageError
 from common.files import atomic_write, hash_file
@@ -74,24 +77,32 @@ def find(name: str) -> str:
         return packaged.find(folder())
     known = _published(name)
     path = os.path.join(folder(), known.file)
+    hash_name = known.hash_name.upper()
     if os.path.exists(path):
         if known.file_hash and hash_file(path, known.hash_name) != known.file_hash:
-            raise ModelError(f'{path}: its {known.hash_name.upper()} is not {known.file_hash}, so it is damaged or '
-                             f'another version: remove it, or use it as it is with --pretrained {path}')
+            raise ModelError(f'{path}: its {hash_name} is not {known.file_hash}, so it is damaged or another version: '
+                             f'remove it, or use it as it is with --pretrained {path}')
         return path
     archive = os.path.join(folder(), known.url.rsplit('/', 1)[1])
+    by_hand = f'put {known.file} into {folder()} yourself, or use --pretrained FILE'
     try:
         os.makedirs(folder(), exist_ok=True)
-        if os.path.exists(archive):
-            _unpack(archive, path, known)
-        else:
-            temporary = f'{archive}.tmp-{os.getpid()}'
-            try:
-                _download(known.url, temporary)
-                _unpack(temporary, path, known)
-            finally:
-                if os.path.exists(temporary):
-                    os.remove(temporary)
+        with tempfile.TemporaryDirectory(dir=folder()) as temporary:
+            source = archive
+            if not os.path.exists(archive):
+                source = os.path.join(temporary, 'archive')
+                _download(known.url, source)
+            if known.archive_hash and hash_file(source, known.hash_name) != known.archive_hash:
+                raise ModelError(f'{archive}: its {hash_name} is not {known.archive_hash}, so it is damaged or another '
+                                 f'version: {by_hand}')
+            with atomic_write(path) as file:
+                _extract(source, known.file, file)
+                file.flush()
+                if known.file_hash and hash_file(file.name, known.hash_name) != known.file_hash:
+                    raise ModelError(f'{archive}: the {hash_name} of {known.file} in it is not {known.file_hash}: '
+                                     f'{by_hand}')
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError):
+        raise ModelError(f'{archive}: no archive with {known.file} in it: {by_hand}') from None
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):  # like URLError and time-outs, an OSError; holds the connection
             error.close()
@@ -103,49 +114,22 @@ def find(name: str) -> str:
 
 
 def _download(url: str, path: str) -> None:
-    from tqdm import tqdm
-
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer, open(path, 'wb') as file:
         length = int(answer.headers.get('Content-Length') or 0)
-        with tqdm(total=length or None, unit='B', unit_scale=True, unit_divisor=1024,
-                  desc=url.rsplit('/', 1)[1]) as bar:
-            for block in iter(lambda: answer.read(1 << 16), b''):
-                file.write(block)
-                bar.update(len(block))
+        with tqdm.wrapattr(answer, 'read', total=length or None, desc=url.rsplit('/', 1)[1]) as source:
+            shutil.copyfileobj(source, file)
         if length and file.tell() != length:
             raise OSError(f'the connection ended after {file.tell()} of {length} bytes')
 
 
-def _unpack(archive: str, path: str, known: Published) -> None:
-    """Checks the hashes and puts the one file that is wanted in its place, whole or not at all."""
-    shown = re.sub(r'\.tmp-\d+$', '', archive)
-    if known.archive_hash and hash_file(archive, known.hash_name) != known.archive_hash:
-        raise ModelError(f'{shown}: its {known.hash_name.upper()} is not {known.archive_hash}, so it is damaged or '
-                         f'another version: put {known.file} into {folder()} yourself, or use --pretrained FILE')
-    try:
-        with atomic_write(path) as target:
-            _member(archive, known.file)(target)
-            target.flush()
-            if known.file_hash and hash_file(target.name, known.hash_name) != known.file_hash:
-                raise ModelError(f'{shown}: the {known.hash_name.upper()} of {known.file} in it is not '
-                                 f'{known.file_hash}: put the right {known.file} into {folder()}, or use '
-                                 f'--pretrained FILE')
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError):
-        raise ModelError(f'{shown}: no archive with {known.file} in it: put {known.file} into {folder()} yourself, '
-                         f'or use --pretrained FILE') from None
-
-
-def _member(archive: str, wanted: str) -> Callable[[IO[bytes]], None]:
+def _extract(archive: str, wanted: str, target: IO[bytes]) -> None:
     # Only this one file is read, and written under a name of ours: paths and links inside the archive do not matter.
-    def copy(target: IO[bytes]) -> None:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as zipped, zipped.open(wanted) as source:
-                shutil.copyfileobj(source, target)
-            return
-        with tarfile.open(archive) as packed:
-            member = next((m for m in packed if m.isfile() and os.path.basename(m.name) == wanted), None)
-            if member is None:
-                raise KeyError(wanted)
-            shutil.copyfileobj(packed.extractfile(member), target)
-
-    return copy
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zipped, zipped.open(wanted) as source:
+            shutil.copyfileobj(source, target)
+        return
+    with tarfile.open(archive) as packed:
+        member = next((m for m in packed if m.isfile() and os.path.basename(m.name) == wanted), None)
+        if member is None:
+            raise KeyError(wanted)
+        shutil.copyfileobj(packed.extractfile(member), target)

@@ -32,7 +32,7 @@ class Backbone(HybridBlock):
     Attributes
     ----------
     image_size : int
-        A size, in pixels, that it surely takes; most networks take many others.
+        A size in pixels that it can take. Most networks can take many others.
     features_dim : int or None
         Length of the feature vector.
     weights : dict or None
@@ -93,7 +93,7 @@ def features_length(backbone: Backbone, image_size: int) -> int:
 
 
 def initialize(backbone: Backbone, ctx: Contexts) -> None:
-    """Initialises parameters (He's variant of Xavier), leaving no shape to be found out later."""
+    """Initialises all parameters (He's variant of Xavier), and infers their shapes."""
     init = mx.init.Xavier(rnd_type='gaussian', factor_type='in', magnitude=2)
     backbone.infer_shape(mx.nd.zeros((1, 3, backbone.image_size, backbone.image_size)))
     backbone.initialize(init, ctx=ctx)

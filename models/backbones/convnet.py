@@ -10,9 +10,8 @@ from models.backbones.base import Backbone
 class ConvNet(Backbone):
     """Four blocks of convolution (3x3), batch norm, ReLU and max-pooling (2x2), then global average pooling.
 
-    The shape of the *Conv-4* networks of few-shot learning (arXiv:1703.05175), but with widths that double from block
-    to block: about the same number of multiplications at 32 pixels as 64-64-64-64, half of the batch-norm and pooling
-    work in the first, large block, and features of length 256 in place of 64.
+    Like the *Conv-4* networks of few-shot learning (arXiv:1703.05175), but the widths double from block to block. At 32
+    pixels this takes about as many multiplications as 64-64-64-64, and the features have length 256 instead of 64.
     """
 
     WIDTHS = (32, 64, 128, 256)

@@ -1,7 +1,6 @@
 """Classification networks of GluonCV's model zoo, by their names there, without their classifiers.
 
-GluonCV is slow to import and prints advice about what is not installed. It is imported only for names that are not
-ours.
+GluonCV is slow to import. It is imported only for names that are not ours.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
-
 from mxnet.gluon.loss import Loss
 
 from models.losses.npairs import NPairLoss, log_one_plus_sum_exp, split_pairs
@@ -29,22 +27,26 @@ class AngularLoss(Loss):
     symmetric : bool
         Average with the loss that has anchors and positives swapped.
 
-    Inputs: embeddings (2N, E) with the anchors in rows 2i and their positives in rows 2i + 1; labels (2N,).
-    Outputs: loss (1,).
+    Inputs:
+        - **embeddings**: (2N, E), anchors in rows 2i and their positives in rows 2i + 1
+        - **labels**: (2N,)
+
+    Outputs:
+        - **loss**: (1,)
     """
 
     def __init__(self, alpha_degrees: float = 45.0, npair_lambda: float = 0.0, l2_reg: float = 0.0005,
-                 symmetric: bool = False, **kwargs: Any) -> None:
+                 symmetric: bool = False, **kwargs):
         super().__init__(weight=None, batch_axis=0, **kwargs)
         self._tan2, self._lambda, self._l2_reg = math.tan(math.radians(alpha_degrees)) ** 2, npair_lambda, l2_reg
         self._symmetric = symmetric
         with self.name_scope():
             self.npair = NPairLoss(l2_reg, symmetric) if npair_lambda else None
 
-    def hybrid_forward(self, F: Any, embeddings: Any, labels: Any) -> Any:
+    def hybrid_forward(self, F, embeddings, labels):
         anchors, positives, pair_labels = split_pairs(F, embeddings, labels)
 
-        def one_way(x_a: Any, x_p: Any) -> Any:
+        def one_way(x_a, x_p):
             own = F.sum(x_a * x_p, axis=1, keepdims=True)
             f_apn = F.broadcast_sub(4 * self._tan2 * F.dot(x_a + x_p, x_p, transpose_b=True),
                                     2 * (1 + self._tan2) * own)

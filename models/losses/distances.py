@@ -6,21 +6,19 @@ share a large offset, or are all the same, come out right.
 """
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 # Added to log-domain masks: far below any score, far from overflow in float32.
 MINUS_INFINITY = -1e30
 
 
-def same_class(F: Any, labels: Any) -> Any:
+def same_class(F, labels):
     """Return ``S`` (B, B) float32 with ``S_ij = 1`` where ``labels_i == labels_j`` (the diagonal included), else 0."""
     labels = F.cast(labels, dtype='float32')  # exact for class ids below 2^24
     return F.broadcast_equal(F.expand_dims(labels, axis=1), F.expand_dims(labels, axis=0))
 
 
-def weighted_sum(F: Any, weights: Any, values: Any) -> Any:
+def weighted_sum(F, weights, values):
     """Return Σ weights · values over all entries of two matrices, (1,).
 
     One BLAS call, no matrix of products; MXNet's own ``sum`` takes two (B = 128) to thirty times (B = 1024) as long.
@@ -28,12 +26,12 @@ def weighted_sum(F: Any, weights: Any, values: Any) -> Any:
     return F.dot(F.reshape(weights, shape=(-1,)), F.reshape(values, shape=(-1,)))
 
 
-def row_sums(F: Any, x: Any) -> Any:
+def row_sums(F, x):
     """Return Σ_j x_ij, (B, 1), by BLAS for the same reason."""
     return F.dot(x, F.ones_like(F.slice_axis(x, axis=0, begin=0, end=1)), transpose_b=True)
 
 
-def log_sum_exp(F: Any, scores: Any) -> Any:
+def log_sum_exp(F, scores):
     """Return log Σ_j exp(scores_ij), (B, 1), without overflow.
 
     Not by MXNet's ``log_softmax``: on the CPU it is wrong by 1.4e-6 (so that a loss can fall below 0), and its gradient
@@ -43,13 +41,13 @@ def log_sum_exp(F: Any, scores: Any) -> Any:
     return top + F.log(row_sums(F, F.exp(F.broadcast_sub(scores, top))))
 
 
-def other_rows(F: Any, labels: Any) -> Any:
+def other_rows(F, labels):
     """Return (B, B) float32 with 0 on the diagonal and 1 elsewhere, B being the length of `labels`."""
     index = F.contrib.arange_like(F.cast(labels, dtype='float32'))
     return F.broadcast_not_equal(F.expand_dims(index, axis=1), F.expand_dims(index, axis=0))
 
 
-def squared_distances(F: Any, x: Any, y: Any = None, centre: bool = True) -> Any:
+def squared_distances(F, x, y=None, centre: bool = True):
     """Squared Euclidean distances, differentiable everywhere.
 
     Parameters
@@ -79,7 +77,7 @@ def squared_distances(F: Any, x: Any, y: Any = None, centre: bool = True) -> Any
     return F.dot(F.reshape(left, shape=(0, -1)), F.reshape(right, shape=(0, -1)), transpose_b=True)
 
 
-def distances(F: Any, x: Any, y: Any = None, eps: float = 1e-16, centre: bool = True) -> Any:
+def distances(F, x, y=None, eps: float = 1e-16, centre: bool = True):
     """Euclidean distances (not squared), with gradient 0 instead of NaN where two points coincide.
 
     `eps` is the smallest squared distance told from 0; see `squared_distances` for the rest.

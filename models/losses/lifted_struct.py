@@ -2,8 +2,6 @@
 embedding", CVPR 2016 (arXiv:1511.06452)."""
 from __future__ import annotations
 
-from typing import Any
-
 from mxnet.gluon.loss import Loss
 
 from models.losses.distances import MINUS_INFINITY, distances, log_sum_exp, other_rows, same_class, weighted_sum
@@ -24,15 +22,19 @@ class LiftedStructLoss(Loss):
     margin : float
         m.
 
-    Inputs: embeddings (B, E); labels (B,), in any order.
-    Outputs: loss (1,); 0 where the batch has no positive pair or no negative.
+    Inputs:
+        - **embeddings**: (B, E)
+        - **labels**: (B,), in any order
+
+    Outputs:
+        - **loss**: (1,); 0 where the batch has no positive pair or no negative
     """
 
-    def __init__(self, margin: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, margin: float = 1.0, **kwargs):
         super().__init__(weight=None, batch_axis=0, **kwargs)
         self._margin = margin
 
-    def hybrid_forward(self, F: Any, embeddings: Any, labels: Any) -> Any:
+    def hybrid_forward(self, F, embeddings, labels):
         d = distances(F, embeddings)
         same = same_class(F, labels)
         scores = (1 - same) * (self._margin - d) + MINUS_INFINITY * same

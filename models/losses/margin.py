@@ -2,8 +2,6 @@
 learning", ICCV 2017 (arXiv:1706.07567)."""
 from __future__ import annotations
 
-from typing import Any
-
 import mxnet as mx
 import numpy as np
 from mxnet.gluon.loss import Loss
@@ -41,13 +39,17 @@ class MarginLoss(Loss):
     seed : int
         Of the sampling; see `reseed`.
 
-    Inputs: embeddings (B, E) of norm 1; labels (B,), class ids in 0 .. num_classes - 1, in any order.
-    Outputs: loss (1,); 0 (plus the regulariser) where no pair violates its margin.
+    Inputs:
+        - **embeddings**: (B, E) of norm 1
+        - **labels**: (B,), 0 .. num_classes - 1, in any order
+
+    Outputs:
+        - **loss**: (1,); 0 (plus the regulariser) where no pair violates its margin
     """
 
     def __init__(self, num_classes: int, margin: float = 0.2, beta: float = 1.2, nu: float = 0.0,
                  learn_beta: bool = True, min_distance: float = 0.5, max_distance: float = 1.4, seed: int = 0,
-                 **kwargs: Any) -> None:
+                 **kwargs):
         super().__init__(weight=None, batch_axis=0, **kwargs)
         self._margin, self._nu, self._range = margin, nu, (min_distance, max_distance)
         self.reseed(seed)
@@ -63,7 +65,7 @@ class MarginLoss(Loss):
         pairs = self.sample(embeddings.asnumpy(), labels.asnumpy())
         return super().forward(embeddings, labels, mx.nd.array(pairs, ctx=embeddings.ctx))
 
-    def hybrid_forward(self, F: Any, embeddings: Any, labels: Any, pairs: Any, beta: Any) -> Any:
+    def hybrid_forward(self, F, embeddings, labels, pairs, beta):
         y = 2 * same_class(F, labels) - 1
         beta = F.expand_dims(F.take(beta, labels), axis=1)
         loss = F.relu(self._margin + y * F.broadcast_sub(distances(F, embeddings), beta))

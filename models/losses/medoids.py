@@ -1,11 +1,8 @@
 """The search for the most violating medoids of the structured clustering loss, in NumPy on the host.
 
-It works on the matrix of distances alone, without gradients. A candidate medoid j takes over the points that are nearer
-to it than to their present medoid; all other points stay where they are. So the contingency tables of *all* candidates
-follow from the present one by counting the pairs (candidate, point taken over), and entropies from the cells that
-change. With |S|
-medoids a candidate takes over about B / |S| points: a step costs O(B^2) for the distances and little more. Memory is
-O(B^2) too.
+It works on the matrix of distances, without gradients. A candidate medoid j takes over the points that are nearer to it
+than to their present medoid. All other points stay where they are. So the contingency tables of *all* candidates follow
+from the present one by counting the pairs (candidate, point taken over). A step takes O(B^2) time and memory.
 """
 from __future__ import annotations
 

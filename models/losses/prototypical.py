@@ -2,8 +2,6 @@
 (arXiv:1703.05175)."""
 from __future__ import annotations
 
-from typing import Any
-
 from mxnet.gluon.loss import Loss
 
 from models.losses.distances import log_sum_exp, squared_distances
@@ -22,19 +20,22 @@ class PrototypicalLoss(Loss):
     nc, ns, nq : int
         Classes of an episode, support and query images of each class.
 
-    Inputs: embeddings (nc (ns + nq), E): for each class `ns` support rows, then `nq` query rows (`EpisodeBatches`);
-    labels (nc (ns + nq),), not looked at.
-    Outputs: loss (1,).
+    Inputs:
+        - **embeddings**: (nc (ns + nq), E): for each class `ns` support rows, then `nq` query rows (`EpisodeBatches`)
+        - **labels**: (nc (ns + nq),), not used
+
+    Outputs:
+        - **loss**: (1,)
     """
 
-    def __init__(self, nc: int, ns: int, nq: int, **kwargs: Any) -> None:
+    def __init__(self, nc: int, ns: int, nq: int, **kwargs):
         super().__init__(weight=None, batch_axis=0, **kwargs)
         self._nc, self._ns, self._nq = nc, ns, nq
 
-    def forward(self, embeddings: Any, labels: Any) -> Any:
+    def forward(self, embeddings, labels):
         return super().forward(embeddings)  # the order of the rows says it all
 
-    def hybrid_forward(self, F: Any, embeddings: Any) -> Any:
+    def hybrid_forward(self, F, embeddings):
         episode = F.reshape(embeddings, shape=(-4, self._nc, self._ns + self._nq, -2))
         c = F.mean(F.slice_axis(episode, axis=1, begin=0, end=self._ns), axis=1)
         queries = F.reshape(F.slice_axis(episode, axis=1, begin=self._ns, end=None), shape=(-3, 0))

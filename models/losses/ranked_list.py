@@ -2,8 +2,6 @@
 (arXiv:1903.03238)."""
 from __future__ import annotations
 
-from typing import Any
-
 from mxnet.gluon.loss import Loss
 
 from models.losses.distances import MINUS_INFINITY, distances, other_rows, same_class
@@ -29,16 +27,19 @@ class RankedListLoss(Loss):
     alpha, margin, temperature, lam : float
         alpha, m, T and lambda.
 
-    Inputs: embeddings (B, E) of norm 1; labels (B,), in any order.
-    Outputs: loss (1,); 0 where no pair is non-trivial.
+    Inputs:
+        - **embeddings**: (B, E) of norm 1
+        - **labels**: (B,), in any order
+
+    Outputs:
+        - **loss**: (1,); 0 where no pair is non-trivial
     """
 
-    def __init__(self, alpha: float = 1.2, margin: float = 0.4, temperature: float = 10.0, lam: float = 0.5,
-                 **kwargs: Any) -> None:
+    def __init__(self, alpha: float = 1.2, margin: float = 0.4, temperature: float = 10.0, lam: float = 0.5, **kwargs):
         super().__init__(weight=None, batch_axis=0, **kwargs)
         self._alpha, self._margin, self._temperature, self._lambda = alpha, margin, temperature, lam
 
-    def hybrid_forward(self, F: Any, embeddings: Any, labels: Any) -> Any:
+    def hybrid_forward(self, F, embeddings, labels):
         d = distances(F, embeddings)
         same = same_class(F, labels)
         positives = same * other_rows(F, labels) * (d > self._alpha - self._margin)

@@ -2,7 +2,7 @@
 recognition and clustering", CVPR 2015 (arXiv:1503.03832)."""
 from __future__ import annotations
 
-from typing import Any, Tuple
+from typing import Tuple
 
 import mxnet as mx
 import numpy as np
@@ -26,11 +26,15 @@ class TripletSemihardLoss(Loss):
     margin : float
         m, in units of squared distance.
 
-    Inputs: embeddings (B, E); labels (B,), in any order.
-    Outputs: loss (1,); 0 where the batch has no positive pair or no negative.
+    Inputs:
+        - **embeddings**: (B, E)
+        - **labels**: (B,), in any order
+
+    Outputs:
+        - **loss**: (1,); 0 where the batch has no positive pair or no negative
     """
 
-    def __init__(self, margin: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, margin: float = 1.0, **kwargs):
         super().__init__(weight=None, batch_axis=0, **kwargs)
         self._margin = margin
 
@@ -39,7 +43,7 @@ class TripletSemihardLoss(Loss):
         return super().forward(embeddings, mx.nd.array(weights, ctx=embeddings.ctx),
                                mx.nd.array(negatives, ctx=embeddings.ctx, dtype='int32'))
 
-    def hybrid_forward(self, F: Any, embeddings: Any, weights: Any, negatives: Any) -> Any:
+    def hybrid_forward(self, F, embeddings, weights, negatives):
         d2_ap = squared_distances(F, embeddings)
         d2_an = F.take(F.reshape(d2_ap, shape=(-1,)), negatives)
         return weighted_sum(F, weights, F.relu(d2_ap - d2_an + self._margin))

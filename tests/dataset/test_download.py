@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def mirror():
 
 
 def fetch(folder, *servers, data=DATA, lines=None, **options):
-    remote = download.RemoteFile('file.tgz', md5(data), len(data), [getattr(s, 'url', s) for s in servers])
+    remote = download.Source('file.tgz', md5(data), len(data), [getattr(s, 'url', s) for s in servers])
     say = (lines if lines is not None else []).append
     return download.fetch(remote, str(folder), say=say, **{'tries': 3, 'wait': 0.01, 'timeout': (5, 0.5), **options})
 
@@ -307,7 +308,7 @@ def small_cub(monkeypatch):
     monkeypatch.setattr(cub, 'COUNTS', Counts(2, 2, 4, 4))
     archive = make_tar(cub_files())
     server = Server(archive)
-    yield server, download.Source([download.RemoteFile('CUB_200_2011.tgz', md5(archive), len(archive), [server.url])])
+    yield server, download.Source('CUB_200_2011.tgz', md5(archive), len(archive), [server.url])
     server.close()
 
 
@@ -329,7 +330,7 @@ def test_download_unpack_verify(small_cub, tmp_path):
 
 def test_keep_archive_and_further_url(small_cub, tmp_path):
     server, source = small_cub
-    source.files[0].urls = []
+    source.urls = []
     get('CUB', tmp_path, source, urls=[server.url], keep=True)
     assert (tmp_path / 'CUB_200_2011.tgz').read_bytes() == server.data
 
@@ -343,7 +344,7 @@ def test_interrupted_call_leaves_nothing_finished_and_can_be_run_again(small_cub
 
     def interrupt(*arguments):
         calls.append(arguments)
-        if when != 'move' or 'CUB_200_2011' in arguments[0] and 'tree' in arguments[0]:
+        if when != 'move' or 'CUB_200_2011' in arguments[0] and 'ready' in arguments[0]:
             if when == 'unpack' and len(calls) < 5:
                 return original(*arguments)
             raise KeyboardInterrupt
@@ -421,7 +422,7 @@ def small_cars(monkeypatch):
     stream = io.BytesIO()
     savemat(stream, {'annotations': table.reshape(1, -1), 'class_names': np.array(list('abcd'), dtype=object)})
     spots = {name: md5(images[name]) for name in ('000001.jpg', '000008.jpg')}
-    return images, stream.getvalue(), download.Source([], spot_md5=spots, hint='Dead.')
+    return images, stream.getvalue(), download.Source('CARS196.zip', None, 1000000, [], 'Dead.', spot_md5=spots)
 
 
 @pytest.mark.parametrize('pack', [make_tar, make_zip])
@@ -460,6 +461,13 @@ def test_move_interrupted_in_the_middle(small_cars, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path / 'cars')) == ['.download-CARS196', '1', '2']
     with pytest.raises(DatasetError):
         cars196.read_cars196(str(tmp_path / 'cars'))
+    moved = tmp_path / 'elsewhere'
+    (tmp_path / 'cars' / '1').rename(moved)
+    copy = tmp_path / 'copy'
+    shutil.copytree(tmp_path / 'cars', copy)
+    with pytest.raises(DatasetError, match='has lost files'):
+        get('CARS196', copy, source, archives=[str(mine)])
+    moved.rename(tmp_path / 'cars' / '1')
     assert get('CARS196', tmp_path / 'cars', source, archives=[str(mine)])[0] == (4, 4)
     assert sorted(os.listdir(tmp_path / 'cars')) == ['1', '2', '3', '4']
 
@@ -492,7 +500,7 @@ def test_cars_without_its_list(small_cars, tmp_path):
 
 def test_the_hint_is_given_where_nothing_can_be_downloaded(small_cars, server, tmp_path):
     _, _, source = small_cars
-    source.files = [download.RemoteFile('CARS196.zip', None, 1000000, [server.url])]
+    source.urls = [server.url]
     server.script = [404]
     with pytest.raises(DatasetError, match='HTTP status 404.* Dead.'):
         get('CARS196', tmp_path, source)
@@ -515,8 +523,7 @@ def zip_info(name, mode):
     return info, b'../../target'
 
 
-BAD_NAMES = ['/etc/passwd', '../evil', 'a/../../evil', 'a//b', '..', 'C:/evil', 'a\\..\\evil', 'con.jpg', 'a/NUL',
-             'a\nb']
+BAD_NAMES = ['/etc/passwd', '../evil', 'a/../../evil', 'a//b', '..', 'a\nb']
 
 
 def unpack_bytes(data, folder, max_bytes=10 ** 6, max_files=100):
@@ -525,7 +532,7 @@ def unpack_bytes(data, folder, max_bytes=10 ** 6, max_files=100):
     file.write_bytes(data)
     target = folder / 'in'
     target.mkdir()
-    unpack.unpack(str(file), str(target), unpack.Limits(max_bytes, max_files))
+    unpack.unpack(str(file), str(target), max_bytes, max_files)
     return {str(p.relative_to(target)): p.read_bytes() for p in target.rglob('*') if p.is_file()}
 
 
