@@ -84,7 +84,7 @@ class RunLog:
             return
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
         record = {'event': event, 'id': self.experiment_id, 'time': time, **fields}
-        self._append(json.dumps(_plain(record), allow_nan=False).encode() + b'\n')
+        self._append(json.dumps(plain(record), allow_nan=False).encode() + b'\n')
 
     def _append(self, line: bytes) -> None:
         """Appends a line whole, or not at all where the disk refuses a part of it."""
@@ -110,12 +110,12 @@ def _id_of(line: bytes) -> Optional[str]:
         return None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` in JSON's types; what is not a finite number becomes null."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, (np.floating, float)):
         return float(f'{value:.8g}') if math.isfinite(value) else None
     if isinstance(value, (np.integer, np.bool_)):

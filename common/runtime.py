@@ -179,19 +179,24 @@ def _load_cuda(site: str) -> None:
                                      f'distclean; {_CPU_BUILD}') from None
 
 
+def _driver() -> Optional[ctypes.CDLL]:
+    try:
+        return ctypes.CDLL('libcuda.so.1')
+    except OSError:
+        return None
+
+
 def default_build() -> str:
     """The package of MXNet for this machine; says on stderr if there is a GPU that it cannot use.
 
     `tools/setup.sh` asks, before anything is installed.
     """
-    try:
-        found = _cards(ctypes.CDLL('libcuda.so.1'))
-    except OSError:
+    if not graphics_cards():
         return 'mxnet'
-    problem = gpu_problem(build='cu117') if found else None
+    problem = gpu_problem(build='cu117')
     if problem:
         sys.stderr.write(f'{problem}. The CPU build is installed.\n')
-    return 'mxnet-cu117' if found and not problem else 'mxnet'
+    return 'mxnet' if problem else 'mxnet-cu117'
 
 
 def gpu_problem(numbers: Optional[List[int]] = None, build: Optional[str] = None) -> Optional[str]:
@@ -204,32 +209,28 @@ def gpu_problem(numbers: Optional[List[int]] = None, build: Optional[str] = None
     build : str, optional
         ``cu117``, ... (default: the one that is installed).
     """
-    build = build or cuda_build()
-    if build not in _KERNELS:
-        return None
-    try:
-        driver = ctypes.CDLL('libcuda.so.1')
-    except OSError:
+    build, driver = build or cuda_build(), _driver()
+    if build not in _KERNELS or driver is None:
         return None
     oldest, oldest_cuda = _OLDEST_DRIVER[build]
-    number, version = _driver_number(), ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    if version.value < oldest_cuda or (number and _parts(number) < _parts(oldest)):
+    number, cuda = driver_number(), ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(cuda))
+    if cuda.value < oldest_cuda or (number and _parts(number) < _parts(oldest)):
         found = f'NVIDIA driver {number}' if number else 'an NVIDIA driver'
-        return (f'{found} for CUDA {_cuda_version(version.value)} was found, and mxnet-{build} needs driver {oldest} '
-                'or later: update it, or train on the CPU with --gpus -2')
-    for index, (name, capability) in _cards(driver).items():
+        return (f'{found} for CUDA {cuda.value // 1000}.{cuda.value % 1000 // 10} was found, and mxnet-{build} needs '
+                f'driver {oldest} or later: update it, or train on the CPU with --gpus -2')
+    for index, (name, (major, minor)) in graphics_cards().items():
         if numbers is not None and index not in numbers:
             continue
-        if not any(capability[0] == major and capability[1] >= minor for major, minor in _KERNELS[build]):
+        if not any(major == kernel[0] and minor >= kernel[1] for kernel in _KERNELS[build]):
             known = ', '.join('%d.%d' % kernel for kernel in _KERNELS[build])
-            return (f'GPU {index} ({name}) has compute capability {"%d.%d" % capability}, and mxnet-{build} has code '
-                    f'for {known} (and later ones with the same first number) only: choose another with --gpus, or '
-                    'train on the CPU with --gpus -2')
+            return (f'GPU {index} ({name}) has compute capability {major}.{minor}, and mxnet-{build} has code for '
+                    f'{known} (and later ones with the same first number) only: choose another with --gpus, or train '
+                    'on the CPU with --gpus -2')
     return None
 
 
-def _driver_number() -> Optional[str]:
+def driver_number() -> Optional[str]:
     """``450.80.02``, or None where the file of the kernel module is not there (as in WSL)."""
     with contextlib.suppress(OSError), open(_DRIVER_VERSION_FILE, encoding='utf-8', errors='replace') as file:
         found = re.search(r'\b\d{3,}\.\d+(\.\d+)?\b', file.readline())
@@ -237,10 +238,10 @@ def _driver_number() -> Optional[str]:
     return None
 
 
-def _cards(driver: ctypes.CDLL) -> Dict[int, Tuple[str, Tuple[int, int]]]:
-    """Number -> name and compute capability of each GPU that the driver shows."""
-    count, cards = ctypes.c_int(), {}
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+def graphics_cards() -> Dict[int, Tuple[str, Tuple[int, int]]]:
+    """Number -> name and compute capability of each GPU that the driver shows; empty without a driver."""
+    driver, count, cards = _driver(), ctypes.c_int(), {}
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return cards
     for index in range(count.value):
         device, major, minor, name = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(100)
@@ -254,7 +255,3 @@ def _cards(driver: ctypes.CDLL) -> Dict[int, Tuple[str, Tuple[int, int]]]:
 
 def _parts(number: str) -> Tuple[int, ...]:
     return tuple(map(int, number.split('.')))
-
-
-def _cuda_version(number: int) -> str:
-    return f'{number // 1000}.{number % 1000 // 10}'
