@@ -49,29 +49,21 @@ class RunLog:
             return
         os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
         # Without a buffer: what a full disk refused must not be tried again when the file is closed.
-        self._file = open(path, 'ab', buffering=0)  # noqa: SIM115  held, and locked, until close()
+        self._file = open(path, 'a+b', buffering=0)  # noqa: SIM115  held, and locked, until close()
         if not lock(self._file):
             self._file.close()
             raise TrainingError(f'{path} is being written by another run: choose another --logfile or --log-postfix')
-        if offset is not None and self._only_mine_behind(path, offset):
+        if offset is not None and self.offset > offset and self._only_mine_behind(offset):
             self._file.truncate(offset)
-        self._end_cut_off_line(path)
+        if self.offset:
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b'\n':
+                self._append(b'\n')        # after a line that was cut off
 
-    def _only_mine_behind(self, path: str, offset: int) -> bool:
-        if os.path.getsize(path) < offset:
-            return False
-        with open(path, 'rb') as file:
-            file.seek(offset)
-            whole_lines = file.read().split(b'\n')[:-1]
+    def _only_mine_behind(self, offset: int) -> bool:
+        self._file.seek(offset)
+        whole_lines = self._file.read().split(b'\n')[:-1]
         return all(_id_of(line) == self.experiment_id for line in whole_lines)
-
-    def _end_cut_off_line(self, path: str) -> None:
-        size = os.path.getsize(path)
-        if size:
-            with open(path, 'rb') as file:
-                file.seek(size - 1)
-                if file.read(1) != b'\n':
-                    self._append(b'\n')
 
     @property
     def offset(self) -> int:

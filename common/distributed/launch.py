@@ -24,6 +24,7 @@ import time
 from typing import Dict, List, Optional, Tuple
 
 from common.args import positive_int
+from common.command import CommandParser, Terminated, run_command
 from common.distributed.cluster import RANK
 from common.errors import UsageError
 from common.runtime import available_cores
@@ -39,17 +40,12 @@ _SECONDS_OF_SILENCE = 40    # after which a process on another machine takes thi
 _PULSE = 5                  # seconds from one sign of life to the next
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        self.exit(2, f'{self.prog}: {message} (see --help)\n')
-
-
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Reads the command line; ends with one line and exit status 2 on a mistake."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = _Parser(prog='common.launch', description=__doc__, allow_abbrev=False,
-                     usage='python -m common.launch --workers N [--servers M] [--hosts FILE] -- SCRIPT ARGUMENT ...',
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(
+        prog='common.launch', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage='python -m common.launch --workers N [--servers M] [--hosts FILE] -- SCRIPT ARGUMENT ...')
     parser.add_argument('--workers', type=positive_int, required=True, metavar='N', help='processes that train')
     parser.add_argument('--servers', type=positive_int, default=1, metavar='M',
                         help='processes that add up gradients (default: 1)')
@@ -61,9 +57,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help='port of the scheduler, on the first host (default: one that is free here)')
     own = argv.index('--') if '--' in argv else len(argv)
     opt = parser.parse_args(argv[:own])
-    opt.command = argv[own + 1:]
     try:
-        opt.command = _checked(opt.command)
+        opt.command = _checked(argv[own + 1:])
         opt.machines = _read_hosts(opt.hosts) if opt.hosts else [(None, '127.0.0.1')]
     except UsageError as error:
         parser.error(str(error))
@@ -87,10 +82,8 @@ def _read_hosts(path: str) -> List[Tuple[str, str]]:
     try:
         with open(path, encoding='utf-8') as file:
             lines = [line.split('#')[0].strip() for line in file]
-    except OSError as error:
-        raise UsageError(f'--hosts {path}: {error.strerror}') from None
-    except UnicodeDecodeError:
-        raise UsageError(f'--hosts {path} is not a text file') from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f'--hosts {path}: {getattr(error, "strerror", "not a text file")}') from None
     for number, line in enumerate(lines, 1):
         if line and (not _HOST.fullmatch(line) or line.startswith('-')):
             raise UsageError(f'--hosts {path}, line {number}: {line!r} is not of the form [USER@]HOST')
@@ -101,8 +94,7 @@ def _read_hosts(path: str) -> List[Tuple[str, str]]:
         try:
             machines.append((line, socket.gethostbyname(line.split('@')[-1])))
         except OSError:
-            raise UsageError(f'--hosts {path}: {line} has no address here; write a name that resolves, or the address'
-                             ) from None
+            raise UsageError(f'--hosts {path}: no address is known for {line}') from None
     local = [line for line, address in machines if address.startswith('127.')]
     if local and len(local) < len(machines):
         raise UsageError(f'--hosts {path}: {local[0]} is an address that the other machines cannot reach')
@@ -150,7 +142,7 @@ class _Process:
         self._process.send_signal(signal.SIGINT)
 
     def wait(self, until: float) -> None:
-        """Until it has ended, or the (monotonic) time has come."""
+        """Waits until it has ended, or until that time of the monotonic clock."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(until - time.monotonic(), 0))
 
@@ -191,18 +183,23 @@ def launch(opt: argparse.Namespace) -> Tuple[int, str]:
         Exit status: 0, or that with which worker 0 gave up, or 1.
     message : str
         Which process ended the job and how; empty if worker 0 has said it.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C or SIGTERM, if worker 0 did not say how to go on.
     """
     processes: List[_Process] = []
     try:
         _start(opt, processes)
         return _watch(processes)
-    except KeyboardInterrupt:
-        first = next((p for p in processes if p.first and p.status is None), None)
-        if first is None:
-            return 130, 'interrupted'
-        first.interrupt()
-        first.wait(time.monotonic() + _SECONDS_TO_STOP)
-        return 130, '' if first.status == 130 else 'interrupted: --load-checkpoint goes on from the last checkpoint'
+    except KeyboardInterrupt as error:
+        for first in (p for p in processes if p.first and p.status is None):
+            first.interrupt()
+            first.wait(time.monotonic() + _SECONDS_TO_STOP)
+            if first.status == 130:
+                return 143 if isinstance(error, Terminated) else 130, ''
+        raise
     finally:
         for process in processes:
             process.let_go()
@@ -257,19 +254,12 @@ def _watch(processes: List[_Process]) -> Tuple[int, str]:
     return 2 if dead.status == 2 else 1, dead.obituary()
 
 
-def _by_signal(number: int, frame) -> None:
-    raise SystemExit(128 + number)
-
-
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs the launcher; returns its exit status."""
-    opt = parse_args(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _by_signal)
-    try:
-        status, message = launch(opt)
-    except OSError as error:  # no ssh on this machine, no process left, ...
-        status, message = 1, f'{error.strerror}: {error.filename}'
-    if message:
-        sys.stderr.write(f'common.launch: {message}\n')
-    return status
+    def action() -> int:
+        status, message = launch(parse_args(argv))
+        if message:
+            sys.stderr.write(f'common.launch: {message}\n')
+        return status
+
+    return run_command('common.launch', action)

@@ -17,7 +17,7 @@ from PIL import Image
 from common import evaluation
 from common.errors import UsageError
 from common.evaluation import pictures, retrieval, tiles
-from common.evaluation import command as score
+from common.evaluation import __main__ as score
 from common.evaluation import EvaluationError, embed, evaluate, recall_at_k
 from tests.oracles.retrieval import NEVER, brute_force
 from tests.tiny import flags, make_tree
@@ -436,7 +436,7 @@ def test_command_ends_with_one_line_on_a_bad_file(kind, message, tmp_path, monke
     path = damaged(tmp_path, kind)
     monkeypatch.setattr(sys, 'argv', ['evaluation.py', '--embeddings', path, '--gpus', '-2'])
     with pytest.raises(SystemExit) as end:
-        score.command()
+        score.main(score.parse_args, score.run)
     err = capsys.readouterr().err
     assert end.value.code == 1 and message in err and path in err and err.count('\n') == 1
 
@@ -450,7 +450,7 @@ def test_wrong_usage_ends_with_status_2(argv, monkeypatch, capsys, tmp_path):
     argv = [save(tmp_path / 'a.npz', embeddings=FOUR[0], labels=FOUR[1]) if a == 'a' else a for a in argv]
     monkeypatch.setattr(sys, 'argv', ['evaluation.py', *argv])
     with pytest.raises(SystemExit) as end:
-        score.command()
+        score.main(score.parse_args, score.run)
     assert end.value.code == 2 and capsys.readouterr().err.count('\n') == 1
 
 
