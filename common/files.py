@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, and locks that die with their process."""
+"""Files: atomic writes, ``.npz`` without pickles, hashes, and locks that end with their process."""
 from __future__ import annotations
 
 import contextlib

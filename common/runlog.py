@@ -1,7 +1,4 @@
-"""The run log: JSON objects, one a line, appended and flushed, so that a file cut off anywhere reads up to its end.
-
-Also the console, which says the same to a person.
-"""
+"""The run log: JSON objects, one a line, appended and flushed. A file that was cut off can be read up to there."""
 from __future__ import annotations
 
 import contextlib
@@ -32,9 +29,9 @@ class RunLog:
     experiment_id : str
         Written into every line: tells experiments in one file apart, and stays the same when one is resumed.
     offset : int or None
-        Where the log ended at the checkpoint that is being resumed. Lines of this experiment behind it describe what
-        will be done again; they are cut off, unless another experiment has written behind them (readers then keep the
-        last of the lines that say the same thing).
+        Length of the log at the checkpoint that is being resumed. Later lines of this experiment describe what will be
+        done again. They are cut off, unless another experiment has written lines after them; readers then take the last
+        line about each epoch.
 
     Raises
     ------
@@ -71,7 +68,7 @@ class RunLog:
         return os.fstat(self._file.fileno()).st_size if self._file else 0
 
     def write(self, event: str, **fields: Any) -> None:
-        """Appends one event, which is in the operating system's hands when this returns."""
+        """Appends one event, and hands it to the operating system."""
         if self._file is None:
             return
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
@@ -90,7 +87,7 @@ class RunLog:
             raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def close(self) -> None:
-        """Closes the file, which also gives up its lock."""
+        """Closes the file, and so unlocks it."""
         if self._file:
             self._file.close()
 

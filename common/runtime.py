@@ -168,15 +168,13 @@ def _load_cuda(site: str) -> None:
         raise SystemExit(f'MXNet for CUDA (mxnet-{build}) is installed, but there is no NVIDIA driver: {error}. It '
                          f'needs one from {_OLDEST_DRIVER.get(build, ("450.80.02",))[0]}; {_CPU_BUILD}') from None
     folders = glob.glob(os.path.join(glob.escape(site), 'nvidia', '*', 'lib'))
-    for name in _CUDA_LIBRARIES if build.startswith('cu11') else ():
-        for folder in folders:
-            path = os.path.join(folder, name)
-            if os.path.exists(path):
-                try:
-                    ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-                except OSError as error:
-                    raise SystemExit(f'{path} cannot be loaded: {error}; make setup installs it again after make '
-                                     f'distclean; {_CPU_BUILD}') from None
+    names = _CUDA_LIBRARIES if build.startswith('cu11') else ()
+    for path in filter(os.path.exists, (os.path.join(folder, name) for name in names for folder in folders)):
+        try:
+            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise SystemExit(f'{path} cannot be loaded: {error}; make setup installs it again after make distclean; '
+                             f'{_CPU_BUILD}') from None
 
 
 def _driver() -> Optional[ctypes.CDLL]:

@@ -224,7 +224,7 @@ def _defaults(tree: ast.AST, script: str) -> Tuple[Optional[int], Optional[int]]
 # ---------------------------------------------------------------------------------------------------------------------
 # The rows
 
-# What is compared with, drawn in grey: no algorithm, so never a gap where it is missing.
+# Baselines, drawn in grey. They are no algorithms: a figure leaves no gap where one is missing.
 REFERENCES: List[Algorithm] = [
     Algorithm('untrained', 'Untrained net', colour='#BBBBBB', marker='|'),
     Algorithm('raw-pixels', 'Raw pixels', colour='#DDDDDD', marker='|')]
@@ -237,7 +237,7 @@ def algorithms() -> Tuple[Algorithm, ...]:
 
 
 def __getattr__(name: str) -> Any:
-    # Not read at import: a mistake in a script is to be one line of the command, not a traceback.
+    # Not read at import, so that a mistake in a script is one line of the command and not a traceback.
     if name == 'ALGORITHMS':
         return list(algorithms())
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -20,7 +20,7 @@ _FLAG = re.compile(r"(\w{1,60})=('[^']{0,500}'|[-+.\w]{1,60})")
 
 
 class PaperLog:
-    """Feeds on lines, and cuts them into sessions: one for each ``Namespace(...)`` or restart at a smaller run."""
+    """Takes a log line by line. A session begins at each ``Namespace(...)``, and where the runs are counted anew."""
 
     def __init__(self, path: str):
         self._path = path

@@ -31,7 +31,7 @@ MAX_LINE = 1 << 20          # bytes; a longer line is no line of a log
 
 
 class LogError(UserError):
-    """A file, or a set of them, holds no run that could be used; the message is one sentence."""
+    """A file, or a set of files, holds no usable run; the message is one sentence."""
 
 
 def read_log(path: str) -> List[Experiment]:
@@ -125,15 +125,12 @@ def _extent(experiment: Experiment) -> Tuple[int, int]:
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
     """Lines of a file in bounded memory; what is longer than a line of a log can be is dropped."""
-    while True:
-        line = file.readline(MAX_LINE)
-        if not line:
-            return
-        if len(line) == MAX_LINE and not line.endswith(b'\n'):
-            while line and not line.endswith(b'\n'):
-                line = file.readline(MAX_LINE)
-            continue
-        yield line
+    too_long = False
+    for part in iter(lambda: file.readline(MAX_LINE), b''):
+        ended = len(part) < MAX_LINE or part.endswith(b'\n')
+        if ended and not too_long:
+            yield part
+        too_long = not ended
 
 
 # ---------------------------------------------------------------------------------------------------------------------

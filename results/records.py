@@ -49,6 +49,10 @@ class Run:
         """Metrics before training, empty where they were not taken."""
         return next((e.metrics for e in self.epochs if e.number == 0), {})
 
+    def metrics(self, selection: str) -> Dict[str, float]:
+        """The metrics of the epoch that a selection chose; empty if it chose none."""
+        return self.chosen.get(selection, (None, {}))[1]
+
     @property
     def seconds_per_epoch(self) -> Optional[float]:
         """Median over the epochs, None where no epoch says."""

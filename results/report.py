@@ -1,13 +1,13 @@
-"""One page with everything that the run logs tell, and the tables of the README and of docs/.
+"""One page with everything in the run logs, and the tables of the README and of docs/.
 
     python -m results.report                      results/logs -> results/report.html
     python -m results.report LOG_OR_FOLDER ...    any logs
     python -m results.report --update-readme      writes the tables between the markers in README.md and docs/*.md
     python -m results.report --check-readme       exit status 1 if they are not what the logs say
 
-The page is one file that needs no network: leaderboards to sort and filter, what differs for sure and what does not,
-the figures, pictures of retrieval, and of every run its flags, versions, weights and revision. The tables come from
-``results/logs/EXPERIMENT`` for the experiments of ``results/experiments.yaml``, and from nothing else.
+The page is one file that needs no network. It has leaderboards to sort and filter, tests of significance, the figures,
+pictures of retrieval, and the flags, versions, weights and revision of every run. The tables come only from
+``results/logs/EXPERIMENT`` for the experiments of ``results/experiments.yaml``.
 """
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _CHUNK = 2 ** 16    # numbers in one message of a broadcast
 
 
 class Alone:
-    """The only worker there is: nothing to add up, nothing to agree on.
+    """A single process, which has nothing to add up and nothing to agree on.
 
     Attributes
     ----------
@@ -156,7 +156,7 @@ class WorkersPart(gluon.data.Sampler):
         return itertools.islice(iter(self._sampler), self._length)
 
     def reseed(self, seed: int) -> None:
-        """Draws from here on as `seed` says: at each epoch, so that a checkpoint need not know all workers' states."""
+        """Starts the generator again; done at each epoch, so that a checkpoint need not hold all workers' states."""
         self._sampler.reseed(seed)
 
     def state_dict(self) -> Dict[str, Any]:
@@ -170,7 +170,7 @@ _cluster: Optional[Cluster] = None
 
 
 def get_cluster(kvstore: str) -> Alone:
-    """The other workers that --kvstore speaks of; :class:`Alone` for all but ``dist_sync``.
+    """The workers that --kvstore stands for; :class:`Alone` for all values but ``dist_sync``.
 
     Raises
     ------

@@ -5,8 +5,8 @@
 
 Every worker runs the script with --kvstore dist_sync: it draws batches of its own, of --batch-size images each, and its
 loss sees these alone; gradients are averaged over the workers. An epoch shows as many images as that of one process.
-Worker 0, on the first host, evaluates and writes the log, the models and the checkpoint. When a process ends before its
-time, all end.
+Worker 0, on the first host, evaluates and writes the log, the models and the checkpoint. If a process fails, all are
+ended.
 """
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _LEASH = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'leash.py')
 _HOST = re.compile(r'([\w.-]+@)?[\w.-]+')
 _SSH = ['ssh', '-o', 'BatchMode=yes', '-o', 'ConnectTimeout=20', '-o', 'ServerAliveInterval=10',
         '-o', 'ServerAliveCountMax=3']
-_OWN_WORDS = (1, 2, 130)    # a script that ends with one of these has said why
-_SECONDS_TO_END = 3         # that others get when one has ended: what stops one often stops all
-_SECONDS_TO_STOP = 10       # that worker 0 gets after Ctrl-C, to finish the batch and say how to go on
-_SECONDS_OF_SILENCE = 40    # after which a process on another machine takes this one for dead
-_PULSE = 5                  # seconds from one sign of life to the next
+_EXPLAINED = (1, 2, 130)    # a script that ends with one of these has printed why
+_SECONDS_TO_END = 3         # for the others, when one has ended: what stops one often stops all
+_SECONDS_TO_STOP = 10       # for worker 0 after Ctrl-C, to finish the batch and print how to go on
+_SECONDS_OF_SILENCE = 40    # then a process on another machine ends, because the launcher seems to be gone
+_PULSE = 5                  # seconds between two bytes that show that the launcher is alive
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -78,7 +78,7 @@ def _checked(command: List[str]) -> List[str]:
 
 
 def _read_hosts(path: str) -> List[Tuple[str, str]]:
-    """What ssh is given, and the address, for each machine: the parameter server binds to addresses, not to names."""
+    """Of each machine what ssh is given, and the address, because the parameter server binds to addresses only."""
     try:
         with open(path, encoding='utf-8') as file:
             lines = [line.split('#')[0].strip() for line in file]
@@ -102,7 +102,7 @@ def _read_hosts(path: str) -> List[Tuple[str, str]]:
 
 
 class _Process:
-    """One process of the cluster, here or behind ssh, whose standard input is the leash on which it is held."""
+    """One process of the cluster, here or behind ssh. It ends when its standard input closes (see `leash`)."""
 
     def __init__(self, role: str, number: int, host: Optional[str], variables: Dict[str, str], command: List[str]):
         self.role, self.host = role, host
@@ -133,7 +133,7 @@ class _Process:
         return self._process.poll()
 
     def pulse(self) -> None:
-        """A sign of life."""
+        """Shows the process that the launcher is alive."""
         with contextlib.suppress(OSError):
             self._process.stdin.write(b'.')
 
@@ -147,7 +147,7 @@ class _Process:
             self._process.wait(max(until - time.monotonic(), 0))
 
     def let_go(self) -> None:
-        """Drops the leash, upon which the process ends."""
+        """Closes its standard input, so that the process ends."""
         with contextlib.suppress(OSError):
             self._process.stdin.close()
 
@@ -157,21 +157,21 @@ class _Process:
         if self._errors:
             self._errors.close()
 
-    def obituary(self) -> str:
-        """How it ended, in one sentence, after its traceback if it left one."""
+    def how_it_ended(self) -> str:
+        """How it ended, in one sentence; prints its traceback first, if there is one."""
         if self.status < 0:
             how = f'{self.name} was killed by {signal.Signals(-self.status).name}'
         elif self.host and self.status == 255:      # of ssh
             how = f'{self.name} was killed, or cannot be reached'
         else:
             how = f'{self.name} ended' + (f' with exit status {self.status}' if self.status else ' too early')
-        said = ''
+        printed = ''
         if self._errors:
             self._errors.seek(0)
-            said = self._errors.read().decode(errors='replace').strip()
-        if 'Traceback (most recent call last)' in said:
-            sys.stderr.write(said + '\n')
-        return how + (': ' + said.splitlines()[-1] if said else '')
+            printed = self._errors.read().decode(errors='replace').strip()
+        if 'Traceback (most recent call last)' in printed:
+            sys.stderr.write(printed + '\n')
+        return how + (': ' + printed.splitlines()[-1] if printed else '')
 
 
 def launch(opt: argparse.Namespace) -> Tuple[int, str]:
@@ -182,12 +182,12 @@ def launch(opt: argparse.Namespace) -> Tuple[int, str]:
     status : int
         Exit status: 0, or that with which worker 0 gave up, or 1.
     message : str
-        Which process ended the job and how; empty if worker 0 has said it.
+        Which process ended the job and how; empty if worker 0 has printed it.
 
     Raises
     ------
     KeyboardInterrupt
-        After Ctrl-C or SIGTERM, if worker 0 did not say how to go on.
+        After Ctrl-C or SIGTERM, if worker 0 did not print how to go on.
     """
     processes: List[_Process] = []
     try:
@@ -249,9 +249,9 @@ def _watch(processes: List[_Process]) -> Tuple[int, str]:
         process.wait(until)
     dead = next((p for p in ended if p.status < 0), ended[0])
     first = workers[0]
-    if dead.status >= 0 and first.status in _OWN_WORDS:
+    if dead.status >= 0 and first.status in _EXPLAINED:
         return first.status, ''
-    return 2 if dead.status == 2 else 1, dead.obituary()
+    return 2 if dead.status == 2 else 1, dead.how_it_ended()
 
 
 def main(argv: Optional[List[str]] = None) -> int:

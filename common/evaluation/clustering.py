@@ -13,6 +13,7 @@ Lloyd's full k-means for any number of clusters, in matrix products:
 """
 from __future__ import annotations
 
+import copy
 from typing import Optional, Tuple
 
 import mxnet as mx
@@ -151,8 +152,7 @@ class Lloyd:
 
     def copy(self) -> Lloyd:
         """The same state in arrays of its own."""
-        other = Lloyd.__new__(Lloyd)
-        other.x, other.norms, other.ctx = self.x, self.norms, self.ctx
+        other = copy.copy(self)
         for name in ('centres', 'index', 'own', 'stale'):
             setattr(other, name, getattr(self, name).copy())
         return other

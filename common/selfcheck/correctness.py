@@ -65,13 +65,9 @@ def make_images(folder: str, size: int, classes: int = 128, train: int = 10, tes
     for c in range(classes):
         os.makedirs(os.path.join(folder, f'{c:03d}'))
         for i in range(train if c < classes // 2 else test):
-            cv2.imwrite(os.path.join(folder, f'{c:03d}', f'{i}.jpg'), pattern(rng, size))
+            smooth = cv2.resize(rng.randint(0, 256, (6, 6, 3)).astype(np.uint8), (size, size))
+            cv2.imwrite(os.path.join(folder, f'{c:03d}', f'{i}.jpg'), smooth)   # networks cannot tell noise apart
     return folder
-
-
-def pattern(rng: np.random.RandomState, size: int) -> np.ndarray:
-    """A smooth image, (size, size, 3) uint8: networks tell such images apart, unlike noise."""
-    return cv2.resize(rng.randint(0, 256, (6, 6, 3)).astype(np.uint8), (size, size))
 
 
 def parse(module: ModuleType, tree: str, *more: str) -> argparse.Namespace:

@@ -157,16 +157,12 @@ class Learner:
 
     def largest_gradient(self) -> Dict[str, Any]:
         """Name and value of the largest gradient, for the message of a run that diverged."""
-        largest = {'parameter': None, 'value': 0.0}
-        for block in (self.net, self.loss):
-            for name, param in block.collect_params().items():
-                if param.grad_req != 'null':
-                    value = max(float(mx.nd.max(mx.nd.abs(grad)).asscalar()) for grad in param.list_grad())
-                    if not value <= largest['value']:
-                        largest = {'parameter': name, 'value': value}
-                    if math.isnan(value):
-                        return largest
-        return largest
+        found = [{'parameter': name, 'value': max(float(mx.nd.max(mx.nd.abs(grad)).asscalar())
+                                                  for grad in param.list_grad())}
+                 for block in (self.net, self.loss) for name, param in block.collect_params().items()
+                 if param.grad_req != 'null']
+        return max(found, key=lambda one: (math.isnan(one['value']), one['value']),
+                   default={'parameter': None, 'value': 0.0})
 
     def arrays(self) -> Dict[str, np.ndarray]:
         """All of its state, for a checkpoint."""

@@ -1,4 +1,4 @@
-"""What a run tells: the run log, the console, which epoch is the best so far, and the summary over runs."""
+"""What a run reports: run log, console, the best epoch so far, and the summary over runs."""
 from __future__ import annotations
 
 import argparse
@@ -16,7 +16,7 @@ from models.loading import save_parameters
 
 
 class Recorder:
-    """Writes what happens to the log, says it on the console, and keeps the best network.
+    """Writes what happens to the log and to the console, and keeps the best network.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class Recorder:
         return f", best R@1 {best['recall@1']:.2f}" if best else ''
 
     def zero_gradient(self, run: int, epoch: int) -> None:
-        """Says, once, that nothing is learned."""
+        """Warns, once, that nothing is learned."""
         if not self.progress.zero_gradient:
             self.progress.zero_gradient = True
             self.log.write('zero_gradient', run=run, epoch=epoch)
@@ -124,7 +124,7 @@ class Recorder:
         progress.runs.append(result)
 
     def summary(self) -> Dict[str, Any]:
-        """Logs, then says, mean and confidence interval over runs; returns them with the runs' results."""
+        """Logs and prints mean and confidence interval over runs; returns them with the runs' results."""
         runs = self.progress.runs
         summary = {}
         for selection in self.selections:

@@ -66,7 +66,7 @@ class Progress:
 
 
 def flags_of(opt: argparse.Namespace) -> Dict[str, Any]:
-    """All flags, in JSON's types."""
+    """All flags, as types that JSON has."""
     flags = {name: value for name, value in vars(opt).items() if name not in NO_FLAGS}
     return {name: value if isinstance(value, (type(None), bool, int, float, str)) else str(value)
             for name, value in flags.items()}
