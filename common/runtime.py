@@ -1,13 +1,13 @@
-"""What MXNet 1.9 needs around it, settled once a process, just before anybody imports it.
+"""Prepares MXNet 1.9, once a process, just before it is imported.
 
 MXNet 1.9.1 is from 2022. It takes half of the cores, warns about its own age, and uses names that NumPy and Python have
-dropped since. ``import common`` puts a finder in front of Python's own (:func:`watch`). Whoever imports MXNet after
-that, in whatever order, gets it prepared:
+dropped since. ``import common`` puts a finder in front of Python's own (:func:`watch`). Any import of MXNet after that
+gives it:
 
 - **Threads.** MXNet gets all cores unless ``OMP_NUM_THREADS`` says otherwise: training is nearly twice as fast. NumPy's
-  matrix product has threads of its own, which wait for more work by spinning, on the cores that MXNet needs meanwhile:
-  the triplet's step took from 2.5 to 4.7 ms in `tests.benchmarks.losses`, with one thread 2.7 to 2.8 (evaluation
-  starts its own threads, see `common.evaluation.tiles`). So it gets one, unless ``OPENBLAS_NUM_THREADS`` is set.
+  matrix product has threads of its own. While these wait for more work they keep the cores busy that MXNet needs: the
+  step of the triplet loss took 2.5 to 4.7 ms in `tests.benchmarks.losses`, and with one thread 2.7 to 2.8. So NumPy
+  gets one, unless ``OPENBLAS_NUM_THREADS`` is set. Evaluation starts its own threads (`common.evaluation.tiles`).
 - **Names.** What NumPy 1.24 to 2 and Python 3.12 no longer have is put back. What is there stays as it is.
 - **CUDA.** The libraries that pip installed (``requirements-cuda.txt``) are loaded; CUDA on the machine is not needed.
 - **Shapes** may hold integers of NumPy 2, which writes them in a way that MXNet cannot read.
@@ -50,15 +50,14 @@ def available_cores() -> int:
 def prepare() -> None:
     """Imports MXNet with all that it needs; does nothing the second time.
 
-    Ends the process with one line where MXNet is not installed, or where the interpreter, NumPy or a system library
-    cannot carry it.
+    Ends the process with one line if MXNet is not installed, or does not work with this Python, NumPy or system.
     """
     watch()
     import mxnet  # noqa: F401
 
 
 def watch() -> None:
-    """From now on MXNet is prepared when it is first imported, whoever imports it."""
+    """From now on MXNet is prepared when it is imported for the first time."""
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')      # NumPy's; MXNet's own follows OMP_NUM_THREADS
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
@@ -144,7 +143,7 @@ def _never_called(name: str) -> Callable:
 
 
 def cuda_build(site: Optional[str] = None) -> Optional[str]:
-    """``cu117``, or whatever the installed build of MXNet was made for; None for the CPU build.
+    """The CUDA version that the installed build of MXNet was made for, as ``cu117``; None for the CPU build.
 
     Parameters
     ----------

@@ -150,7 +150,7 @@ def _read_script(path: str) -> List[Algorithm]:
 
 
 def _problem(declared: Any) -> str:
-    """What is wrong with a script's ALGORITHM, naming the field; empty if nothing is."""
+    """What is wrong with a script's ALGORITHM, with the name of the field; empty if nothing is wrong."""
     if not isinstance(declared, dict):
         return 'there is no ALGORITHM = {...} at its top'
     unknown = [name for name in declared if name not in (*_TEXTS, 'smoke', 'search', 'variants')]
@@ -248,7 +248,7 @@ def _by_key() -> Dict[str, Algorithm]:
 
 
 def _by_script() -> Dict[str, List[Algorithm]]:
-    """Of the script's name without ``train_`` and ``.py``."""
+    """Algorithms by the name of their script without ``train_`` and ``.py``."""
     found: Dict[str, List[Algorithm]] = {}
     for row in algorithms():
         found.setdefault(script_word(row), []).append(row)
@@ -261,7 +261,7 @@ def script_word(row: Algorithm) -> str:
 
 
 def algorithm(key: str) -> Algorithm:
-    """The algorithm of that key; an unknown one gets its key as name, and a look made from it."""
+    """The algorithm of that key. An unknown key is also the name, and decides the look."""
     known = _by_key()
     if key in known:
         return known[key]

@@ -20,7 +20,7 @@ _FLAG = re.compile(r"(\w{1,60})=('[^']{0,500}'|[-+.\w]{1,60})")
 
 
 class PaperLog:
-    """Takes a log line by line. A session begins at each ``Namespace(...)``, and where the runs are counted anew."""
+    """Takes a log line by line. A session begins at each ``Namespace(...)``, and where the run number starts again."""
 
     def __init__(self, path: str):
         self._path = path

@@ -1,7 +1,7 @@
 """Reads run logs: the JSON lines of this project and the plain text that the paper's repository wrote.
 
-Whatever the bytes, reading ends with experiments or with one `LogError`. What is damaged is left out: a line cut off,
-an unknown event, a number that is none. Metrics come out in percent, and epoch 0 is always the untrained network.
+Any file gives experiments or one `LogError`. What is damaged is left out: a line that was cut off, an unknown event, a
+value that is not a number. Metrics are in percent, and epoch 0 is always the untrained network.
 """
 from __future__ import annotations
 

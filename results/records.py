@@ -1,4 +1,4 @@
-"""What a run log holds, whoever wrote it, and the checks of values that cannot be trusted."""
+"""What a run log holds, in both formats, and the checks of its values."""
 from __future__ import annotations
 
 import math
@@ -103,7 +103,7 @@ def choose_epochs(run: Run) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Values that cannot be trusted
+# Values of a log, which may be anything
 
 def finite(value: Any) -> Optional[float]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):

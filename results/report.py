@@ -18,7 +18,6 @@ import sys
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from common.command import CommandParser, run_command
 from common.files import atomic_write, expand_path
@@ -42,7 +41,7 @@ CAPTIONS = {
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the template shows
+# The values in the template
 
 def _board(board: Board) -> Dict[str, Any]:
     selections = [s for s in SELECTIONS if s != 'best-on-val' or any(g.values(s, 'recall@1') for g in board.groups)]
@@ -165,14 +164,7 @@ def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictur
     return environment.get_template('report.html.j2').render(
         boards=[_board(board) for board in found], experiments=[_experiment(e) for e in experiments],
         number_of_runs=sum(len(e.runs) for e in experiments), latest=max((e.time for e in experiments), default=''),
-        pictures=list(_pictures(pictures)), problems=problems, css=_own_text('report.css'),
-        script=_own_text('report.js'))
-
-
-def _own_text(name: str) -> Markup:
-    """A file of this folder, to stand in the page as it is."""
-    with open(os.path.join(HERE, name), encoding='utf-8') as file:
-        return Markup(file.read())
+        pictures=list(_pictures(pictures)), problems=problems)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

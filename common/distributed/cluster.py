@@ -140,10 +140,10 @@ class Cluster(Alone):
 
 
 class WorkersPart(gluon.data.Sampler):
-    """As many batches of a sampler as one of `size` workers computes, in an order of its own.
+    """The first ``1 / size`` of the batches of a sampler: an epoch of one of `size` workers.
 
-    Every worker draws from all images, in batches as large as those of a single process, since that is what the loss
-    is made for; together they see about as many images in an epoch as a single process does.
+    Every worker draws from all images, in its own order. Its batches are as large as those of a single process, because
+    the loss is made for that size. Together the workers see about as many images in an epoch as a single process.
     """
 
     def __init__(self, sampler: gluon.data.Sampler, size: int):

@@ -123,7 +123,7 @@ class _Process:
         else:
             words = [sys.executable, _LEASH, *command]
             environment.update(variables)
-        # In a session of its own, so that Ctrl-C reaches the launcher alone, which then ends all in order.
+        # In another session, so that only the launcher gets Ctrl-C. It then ends all others in order.
         self._process = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, bufsize=0,
                                          stdout=None if self.first else subprocess.DEVNULL, stderr=self._errors,
                                          start_new_session=True)

@@ -41,7 +41,7 @@ if __name__ == '__main__':
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.argv = sys.argv[1:] or ['']
     sys.path[0] = here
-    from common.runtime import prepare  # whatever the script imports first, MXNet is prepared
+    from common.runtime import prepare  # also prepares MXNet for the script
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv[0] else here
     status = _run()
     for stream in (sys.stdout, sys.stderr):

@@ -129,7 +129,7 @@ def plus_plus(x: np.ndarray, k: int, rng: np.random.RandomState, ctx: Optional[m
 
 
 class Lloyd:
-    """Points, centres and who belongs to whom.
+    """Points, centres, and the centre of each point.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ class Lloyd:
         return float(self.own.sum())
 
     def copy(self) -> Lloyd:
-        """The same state in arrays of its own."""
+        """A copy that can change without changing this one."""
         other = copy.copy(self)
         for name in ('centres', 'index', 'own', 'stale'):
             setattr(other, name, getattr(self, name).copy())

@@ -231,7 +231,7 @@ def network(name: str, device: mx.Context, opt: argparse.Namespace) -> Iterator[
     for running, how, tolerance in ((True, 'running statistics', 'running'), (False, 'as trained', 'trained')):
         for net, _ in nets:
             net.apply(lambda block, yes=running: use_running_statistics(block, yes))
-            net.hybridize(static_alloc=True)    # anew, so that the graph is made anew
+            net.hybridize(static_alloc=True)    # again, because the graph holds the setting
         mine, right = (embed_and_differentiate(
             lambda batch, net=net, ctx=ctx: net(mx.nd.array(batch, ctx=ctx, dtype='uint8')), net, images, slope, ctx)
             for net, ctx in nets)

@@ -27,7 +27,7 @@ class ActingDevice(mx.Context):
 
 
 def for_evaluation(device: mx.Context) -> mx.Context:
-    """The device as evaluation shall see it."""
+    """The device that evaluation is given."""
     return device if device.device_type == 'gpu' else ActingDevice(device.device_id)
 
 
@@ -63,9 +63,9 @@ def describe_device(device: mx.Context) -> Dict[str, Any]:
 
 
 def memory_in_use(device: mx.Context) -> float:
-    """MiB in use on a GPU, by whomever; for a CPU the largest that this process ever had.
+    """MiB in use on a GPU by all processes; for a CPU the peak of this process.
 
-    MXNet keeps what it once took, so after some steps this is the most that they needed.
+    MXNet does not give memory back, so after some steps this is the most that they needed.
     """
     if device.device_type == 'gpu':
         free, total = mx.context.gpu_memory_info(device.device_id)

@@ -12,7 +12,7 @@ from typing import Dict, Iterator, List
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd, gluon
+from mxnet import autograd
 
 from common.evaluation import kmeans, nmi
 from common.evaluation.retrieval import rank
@@ -26,19 +26,6 @@ from common.training.session import Session
 NETWORKS = ('inception-bn', 'resnet50_v2')
 WARM_UP = 3                     # steps that are not timed: memory is taken, and cuDNN tries its algorithms
 ANY_SIZE = 'train_proxy'        # takes every batch size, for --batch-size
-
-
-class Batches:
-    """So many batches of a sampler, which is begun again where it ends."""
-
-    def __init__(self, sampler: gluon.data.Sampler, count: int):
-        self.sampler, self.count = sampler, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[List[int]]:
-        return itertools.islice(itertools.chain.from_iterable(itertools.repeat(self.sampler)), self.count)
 
 
 def batch_sizes(opt: argparse.Namespace, tree: str) -> Dict[int, str]:
@@ -65,7 +52,9 @@ def training_speed(network: str, script: str, devices: List[mx.Context], opt: ar
     before = [memory_in_use(device) for device in devices]
     with Session(flags) as session:
         learner = learner_of(module, flags, session.data, devices)
-        with session.loader(session.data.train, Batches(learner.sampler, opt.steps), flags.seed) as loader:
+        epochs = itertools.repeat(learner.sampler)
+        batches = list(itertools.islice(itertools.chain.from_iterable(epochs), opt.steps))
+        with session.loader(session.data.train, batches, flags.seed) as loader:
             batch = next(iter(loader))
             yield Finding('bare loop', bare_loop(learner, batch.images, batch.labels, opt.steps), unit='images/s')
             start = time.perf_counter()

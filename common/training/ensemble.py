@@ -1,8 +1,8 @@
 """Ensembles: networks that are trained one after another, and whose embeddings are concatenated (DREML).
 
-A member is trained as any network is (:func:`common.training.loop.train_network`). What differs stands here: it is
-evaluated once, after its last epoch, together with the members before it. It is saved with its embeddings, so that a
-resumed run need not compute them again.
+A member is trained as any network (:func:`common.training.loop.train_network`), with two differences. It is evaluated
+once, after its last epoch, together with the members before it. It is saved with its embeddings, so that a resumed run
+need not compute them again.
 """
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from common.errors import TrainingError, UsageError
 from common.files import lock
 from common.training import checkpoint
 
-#: Flags that may differ where a run goes on: they change where things are and how fast, not what is computed.
+#: Flags that may change when a run is resumed: they say where things are and how fast, not what is computed.
 MAY_CHANGE = ('load_checkpoint', 'number_of_runs', 'num_workers', 'gpus', 'logfile', 'log_postfix', 'save_model_prefix',
               'results_dir', 'data_path', 'cache', 'kvstore')
 
@@ -60,7 +60,7 @@ class Progress:
     finished: Dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def start_next_run(self) -> None:
-        """Sets everything for the next run, which starts afresh."""
+        """Resets everything for the next run."""
         self.run, self.member, self.epoch = self.run + 1, 0, None
         self.images_seen, self.seconds, self.chosen = 0, 0.0, {}
 
@@ -113,7 +113,7 @@ def load(path: str, opt: argparse.Namespace, data: Dict[str, Any]) -> Tuple[Prog
     if isinstance(there, dict) and there != data:
         raise UsageError(f'--data-path: {path} was made with {_in_words(there)}; here are {_in_words(data)}')
     if meta['epoch'] is None:
-        arrays = {}                     # of the run that has ended; the next one starts afresh
+        arrays = {}                     # those are of the run that has ended
     return Progress(**{name: meta[name] for name in start}), arrays
 
 
@@ -133,7 +133,7 @@ def _in_words(data: Dict[str, Any]) -> str:
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """May a checkpoint hold `value` where a new run holds `default`? A default of None stands for a count."""
+    """Has `value`, from a checkpoint, the type of a new run's `default`? A default of None stands for a count."""
     if default is None:
         return value is None or type(value) is int and value >= 0
     return type(value) is type(default) or isinstance(default, float) and type(value) is int
