@@ -143,12 +143,9 @@ def _never_called(name: str) -> Callable:
 
 
 def cuda_build(site: Optional[str] = None) -> Optional[str]:
-    """The CUDA version that the installed build of MXNet was made for, as ``cu117``; None for the CPU build.
+    """The CUDA version that the build of MXNet in the folder `site` was made for, as ``cu117``; None for the CPU build.
 
-    Parameters
-    ----------
-    site : str, optional
-        The folder that MXNet is installed in (default: that of the imported MXNet).
+    The default is the imported MXNet.
     """
     site = site or os.path.dirname(os.path.dirname(sys.modules['mxnet'].__file__))
     for path in glob.glob(os.path.join(glob.escape(site), 'mxnet_cu*.dist-info')):
@@ -197,14 +194,9 @@ def default_build() -> str:
 
 
 def gpu_problem(numbers: Optional[List[int]] = None, build: Optional[str] = None) -> Optional[str]:
-    """Why MXNet cannot use the GPUs of this machine, in one sentence; None if it can, or if nothing is known.
+    """Why MXNet cannot use the GPUs `numbers` (default: all), in one sentence; None if it can, or if nothing is known.
 
-    Parameters
-    ----------
-    numbers : list of int, optional
-        The GPUs in question (default: all).
-    build : str, optional
-        ``cu117``, ... (default: the one that is installed).
+    `build` is ``cu117``, ... (default: the one that is installed).
     """
     build, driver = build or cuda_build(), _driver()
     if build not in _KERNELS or driver is None:

@@ -279,21 +279,9 @@ def position(key: str) -> Tuple[int, str]:
 
 
 def identify(name: Optional[str], script: Optional[str], flags: Dict[str, Any], path: str = '') -> str:
-    """Key of the algorithm of a log, from what the log says of itself, else from the name of its file.
+    """Key of the algorithm of a log: from `name` and `script` in its ``config``, else from its flags and file name.
 
-    Parameters
-    ----------
-    name, script : str or None
-        Fields of the log's ``config``.
-    flags : dict
-        All flags of the run.
-    path : str
-        The file.
-
-    Returns
-    -------
-    str
-        A key of `ALGORITHMS` or `REFERENCES`, or, for an algorithm of the user's own, the name it goes by.
+    It is a key of `ALGORITHMS` or `REFERENCES`, or the name that a user's own algorithm has.
     """
     if name in _by_key():
         return str(name)

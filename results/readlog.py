@@ -35,17 +35,12 @@ class LogError(UserError):
 
 
 def read_log(path: str) -> List[Experiment]:
-    """Reads one log.
-
-    Parameters
-    ----------
-    path : str
-        A file of either family.
+    """Reads one log, of either format.
 
     Returns
     -------
     list of Experiment
-        In the order in which they start in the file; each has a run with at least one metric, or a failed one.
+        In the order in which they start in the file. Each has a run with at least one metric, or one that diverged.
 
     Raises
     ------

@@ -137,16 +137,15 @@ def _outputs(runs: Sequence[Run]) -> List[Tuple[str, float]]:
 
 
 def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictures: str = '') -> str:
-    """The whole page.
+    """The whole page, in HTML; texts from logs are escaped.
 
     Parameters
     ----------
     experiments : list of Experiment
-        As read from logs; nothing in them is trusted to be harmless in HTML.
     problems : list of str
-        What could not be read, to be said at the end.
+        What could not be read; stands at the end of the page.
     pictures : str
-        A folder of pictures to show, where it exists.
+        A folder of pictures to show, if it exists.
 
     Raises
     ------

@@ -18,17 +18,8 @@ from models.loading import save_parameters
 class Recorder:
     """Writes what happens to the log and to the console, and keeps the best network.
 
-    Parameters
-    ----------
-    opt : Namespace
-        All flags.
-    progress : Progress
-        Where the command stands; results so far are kept there, so that a checkpoint holds them.
-    files : ModelFiles
-    data : dict
-        The data's fingerprint.
-    with_val : bool
-        Whether there are validation classes (--val-split), which then choose the network that is kept.
+    Results so far are kept in `progress`, so that a checkpoint holds them. `data` is the data's fingerprint. If there
+    are validation classes (`with_val`, from --val-split), they choose the network that is kept.
     """
 
     def __init__(self, opt: argparse.Namespace, progress: Progress, files: ModelFiles, data: Dict[str, Any],
