@@ -42,7 +42,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     if opt.resize < opt.image_size:
         parser.error(f'--resize {opt.resize} is smaller than --image-size {opt.image_size}')
     if opt.data_path is None and opt.dataset != 'GLYPHS':
-        parser.error(f'--data-path: where is {opt.dataset}?')
+        parser.error(f'--data-path is needed for --dataset {opt.dataset}')
     return opt
 
 

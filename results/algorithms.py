@@ -155,7 +155,7 @@ def _problem(declared: Any) -> str:
         return 'there is no ALGORITHM = {...} at its top'
     unknown = [name for name in declared if name not in (*_TEXTS, 'smoke', 'search', 'variants')]
     if unknown:
-        return f'ALGORITHM has a field {unknown[0]!r}, which means nothing'
+        return f'ALGORITHM has an unknown field {unknown[0]!r}'
     for name in _NEEDED:
         if name not in declared:
             return f'ALGORITHM has no {name!r}'
@@ -176,7 +176,7 @@ def _problem(declared: Any) -> str:
         return "ALGORITHM's 'variants' must map keys to mappings"
     for key in (declared['key'], *variants):
         if not isinstance(key, str) or not re.fullmatch(r'[a-z0-9][\w.-]{0,60}', key):
-            return f"ALGORITHM's key {key!r} is no name (small letters, digits, dashes)"
+            return f"ALGORITHM's key {key!r} must consist of small letters, digits and dashes"
     for key, own in variants.items():
         if not (isinstance(own, dict) and 'name' in own and set(own) <= set(_VARIANT_TEXTS)
                 and all(isinstance(text, str) for text in own.values()) and _pairs(own.get('flags', ''))):

@@ -22,7 +22,7 @@ from common.files import atomic_write, expand_path
 from results.aggregate import Board, boards
 from results.figures.bars import draw_bars
 from results.figures.curves import draw_curves
-from results.figures.paper import Published, paper_figures, published_lines, read_paper
+from results.figures.paper import paper_figures, published_lines, read_paper
 from results.figures.selection import draw_selection
 from results.figures.style import SELECTION_NAMES, render, styled
 from results.figures.sweep import draw_sweep, sweeps
@@ -31,11 +31,9 @@ from results.readlog import LogError, read_logs
 from results.records import SELECTIONS
 
 
-def figures(board: Board, selection: str = 'best-on-test', target: Optional[float] = None,
-            paper: Optional[List[Published]] = None) -> Dict[str, Figure]:
+def figures(board: Board, selection: str = 'best-on-test', target: Optional[float] = None) -> Dict[str, Figure]:
     """All figures of a board, by the name of their file (without its suffix)."""
-    paper = read_paper() if paper is None else paper
-    here = [p for p in paper if (p.dataset, p.model) == (board.dataset, board.model)]
+    here = [p for p in read_paper() if (p.dataset, p.model) == (board.dataset, board.model)]
     found: Dict[str, Optional[Figure]] = {}
     values, gaps = {}, {}
     for key, group in board.chosen.items():

@@ -153,13 +153,13 @@ def _experiment(identity: str, events: List[Dict[str, Any]], path: str) -> Optio
     if config is None:
         return None
     flags = as_dict(config.get('flags'))
-    script = as_text(config.get('script')) or None
+    name, script = (as_text(config.get(field)) or None for field in ('algorithm', 'script'))
     experiment = Experiment(
-        id=identity, path=path, algorithm=identify(as_text(config.get('algorithm')) or None, script, flags, path),
+        id=identity, path=path, algorithm=identify(name, script, flags, path), flags=flags, runs={},
+        time=as_text(config.get('time')),
         dataset=as_text(config.get('dataset')) or as_text(flags.get('dataset')) or 'unknown',
         model=as_text(config.get('model')) or as_text(flags.get('model')) or 'unknown',
-        flags=flags, runs={}, time=as_text(config.get('time')), script=script, seed=integer(config.get('seed')),
-        planned_runs=whole_count(config.get('runs')), versions=as_dict(config.get('versions')),
+        seed=integer(config.get('seed')), versions=as_dict(config.get('versions')),
         device=[str(d) for d in config.get('device')] if isinstance(config.get('device'), list) else [],
         weights=as_dict(config.get('weights')) or None, git=as_text(config.get('git')) or None,
         data=as_dict(config.get('data')))
@@ -168,12 +168,8 @@ def _experiment(identity: str, events: List[Dict[str, Any]], path: str) -> Optio
     epochs: Dict[int, Dict[Tuple[int, int], Epoch]] = {}
     for event in events:
         kind, number = event['event'], whole_count(event.get('run'))
-        if kind == 'resume':
-            experiment.resumed += 1
-        elif kind == 'skipped_image':
+        if kind == 'skipped_image':
             experiment.skipped.append({'path': str(event.get('path')), 'reason': str(event.get('reason'))})
-        elif kind == 'summary':
-            experiment.complete = True
         elif kind in ('epoch', 'run_end', 'diverged') and number:
             run = experiment.runs.setdefault(number, Run(number))
             if kind == 'epoch':
@@ -201,8 +197,8 @@ def _epoch(event: Dict[str, Any]) -> Optional[Epoch]:
         return None
     outputs = {str(name): known_metrics(value) for name, value in as_dict(event.get('outputs')).items()}
     return Epoch(number, whole_count(event.get('member')), known_metrics(event), finite(event.get('loss')),
-                 finite(event.get('lr')), finite(event.get('seconds')), finite(event.get('images_per_second')),
-                 known_metrics(event.get('val')), {name: value for name, value in outputs.items() if value})
+                 finite(event.get('seconds')), known_metrics(event.get('val')),
+                 {name: value for name, value in outputs.items() if value})
 
 
 def _end_run(run: Run, event: Dict[str, Any]) -> None:

@@ -21,9 +21,7 @@ class Epoch:
     member: Optional[int] = None
     metrics: Dict[str, float] = field(default_factory=dict)
     loss: Optional[float] = None
-    lr: Optional[float] = None
     seconds: Optional[float] = None
-    images_per_second: Optional[float] = None
     val: Dict[str, float] = field(default_factory=dict)
     outputs: Dict[str, Dict[str, float]] = field(default_factory=dict)
 
@@ -71,19 +69,14 @@ class Experiment:
     model: str
     flags: Dict[str, Any]
     runs: Dict[int, Run]
-    style: str = 'json'                                   # or 'text'
     time: str = ''
-    script: Optional[str] = None
     seed: Optional[int] = None
-    planned_runs: Optional[int] = None
     versions: Dict[str, Any] = field(default_factory=dict)
     device: List[str] = field(default_factory=list)
     weights: Optional[Dict[str, Any]] = None
     git: Optional[str] = None
     data: Dict[str, Any] = field(default_factory=dict)
-    resumed: int = 0
     skipped: List[Dict[str, Any]] = field(default_factory=list)
-    complete: bool = False                                # the summary was written
 
 
 def choose_epochs(run: Run) -> None:

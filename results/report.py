@@ -91,14 +91,12 @@ def _experiment(experiment: Experiment) -> Dict[str, Any]:
     runs = list(experiment.runs.values())
     weights = experiment.weights or {}
     facts: List[Tuple[str, str]] = [
-        ('log', experiment.path), ('experiment', experiment.id), ('begun', experiment.time or 'not said'),
-        ('revision', experiment.git or 'not said'),
-        ('weights', f'{weights.get("file")} (SHA-256 {weights.get("sha256")})' if weights else 'none, or not said'),
-        ('versions', ', '.join(f'{k} {v}' for k, v in experiment.versions.items()) or 'not said'),
-        ('device', ', '.join(experiment.device) or 'not said'),
-        ('data', ', '.join(f'{k.replace("_", " ")} {v}' for k, v in experiment.data.items()) or 'not said')]
-    if experiment.resumed:
-        facts.append(('resumed', f'{experiment.resumed} times'))
+        ('log', experiment.path), ('experiment', experiment.id), ('begun', experiment.time or 'unknown'),
+        ('revision', experiment.git or 'unknown'),
+        ('weights', f'{weights.get("file")} (SHA-256 {weights.get("sha256")})' if weights else 'none, or unknown'),
+        ('versions', ', '.join(f'{k} {v}' for k, v in experiment.versions.items()) or 'unknown'),
+        ('device', ', '.join(experiment.device) or 'unknown'),
+        ('data', ', '.join(f'{k.replace("_", " ")} {v}' for k, v in experiment.data.items()) or 'unknown')]
     if experiment.skipped:
         facts.append(('skipped images', '; '.join(f'{s["path"]}: {s["reason"]}' for s in experiment.skipped[:50])))
     facts += [(f'run {run.number} diverged', ', '.join(f'{k} {v}' for k, v in run.diverged.items()))

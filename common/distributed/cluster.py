@@ -136,7 +136,7 @@ class Cluster(Alone):
         expected, _ = self.from_first(state, {})
         for name, value in state.items():
             if value != expected.get(name):
-                raise TrainingError(f'worker {self.rank} has other {name} than worker 0')
+                raise TrainingError(f'the {name} of worker {self.rank} are not those of worker 0')
 
 
 class WorkersPart(gluon.data.Sampler):
@@ -185,7 +185,7 @@ def get_cluster(kvstore: str) -> Alone:
         raise UsageError(f'--kvstore dist_sync is for processes that python -m common.launch starts: the environment '
                          f'variable {missing[0]} is not set')
     if 'PORT' in os.environ:
-        raise UsageError('--kvstore dist_sync: unset the environment variable PORT, which MXNet takes for its own')
+        raise UsageError('--kvstore dist_sync: unset the environment variable PORT, which MXNet would read')
     if _cluster is None:
         _cluster = Cluster()
     return _cluster

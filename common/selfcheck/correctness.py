@@ -59,12 +59,12 @@ def scripts() -> List[str]:
                                                                                           'train_*.py')))
 
 
-def make_images(folder: str, size: int, classes: int = 128, train: int = 10, test: int = 2) -> str:
+def make_images(folder: str, size: int) -> str:
     """Writes class folders of JPEGs: enough classes and images for the published batches of all scripts."""
     rng = np.random.RandomState(0)
-    for c in range(classes):
+    for c in range(128):
         os.makedirs(os.path.join(folder, f'{c:03d}'))
-        for i in range(train if c < classes // 2 else test):
+        for i in range(10 if c < 64 else 2):        # the first half is trained on
             smooth = cv2.resize(rng.randint(0, 256, (6, 6, 3)).astype(np.uint8), (size, size))
             cv2.imwrite(os.path.join(folder, f'{c:03d}', f'{i}.jpg'), smooth)   # networks cannot tell noise apart
     return folder
@@ -244,10 +244,10 @@ def network(name: str, device: mx.Context, opt: argparse.Namespace) -> Iterator[
         yield same_arrays(f'{what}s of batch norm', *arrays, what)
 
 
-def points(count: int, dim: int, per_class: int = 5) -> Tuple[np.ndarray, np.ndarray]:
+def points(count: int, dim: int) -> Tuple[np.ndarray, np.ndarray]:
     """Clusters that overlap, of as many points each as SOP's classes have images."""
     rng = np.random.RandomState(4)
-    labels = np.arange(count) // per_class
+    labels = np.arange(count) // 5
     x = rng.normal(size=(labels[-1] + 1, dim))[labels] + 0.9 * rng.normal(size=(count, dim))
     return x.astype(np.float32), labels
 

@@ -94,7 +94,7 @@ def load(path: str, opt: argparse.Namespace, data: Dict[str, Any]) -> Tuple[Prog
     start = dataclasses.asdict(Progress())
     wrong = [name for name, default in {**start, 'flags': {}}.items() if not _is_like(meta.get(name, ...), default)]
     if wrong:
-        raise TrainingError(f'{path} is not the checkpoint of a training run: it has no right {wrong[0]!r}')
+        raise TrainingError(f'{path} is not the checkpoint of a training run: its {wrong[0]!r} is missing or wrong')
     if meta['epoch'] is not None and not arrays:
         raise TrainingError(f'{path} does not fit this network: it is of epoch {meta["epoch"]}, and has no arrays')
     if meta.get('script', opt.script) != opt.script:
