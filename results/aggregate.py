@@ -153,19 +153,17 @@ def _one_each(groups: List[Group]) -> Tuple[Dict[str, Group], List[str]]:
 def _untrained(groups: List[Group]) -> Dict[str, Interval]:
     """Metrics before training: the mean over the algorithms for each seed, then the interval over seeds."""
     by_metric: Dict[str, Dict[str, List[float]]] = {}
-    for group in groups:
-        for experiment, run in group.runs:
-            for name, value in run.untrained.items():
-                seed = str(run.seed if run.seed is not None else (experiment.seed, run.number))
-                by_metric.setdefault(name, {}).setdefault(seed, []).append(value)
+    for experiment, run in (pair for group in groups for pair in group.runs):
+        seed = str(run.seed if run.seed is not None else (experiment.seed, run.number))
+        for name, value in run.untrained.items():
+            by_metric.setdefault(name, {}).setdefault(seed, []).append(value)
     return {name: interval([float(np.mean(v)) for v in by_metric[name].values()])
             for name in sorted(by_metric, key=metric_order)}
 
 
 def _pixels(experiments: Iterable[Experiment]) -> Dict[str, Interval]:
-    by_metric: Dict[str, List[float]] = {}
-    for experiment in experiments:
-        for run in experiment.runs.values():
-            for name, value in (run.untrained or run.metrics('last')).items():
-                by_metric.setdefault(name, []).append(value)
-    return {name: interval(by_metric[name][-1:]) for name in sorted(by_metric, key=metric_order)}
+    """Metrics of raw pixels; of several logs the last one counts."""
+    found: Dict[str, float] = {}
+    for run in (run for experiment in experiments for run in experiment.runs.values()):
+        found.update(run.untrained or run.metrics('last'))
+    return {name: interval([found[name]]) for name in sorted(found, key=metric_order)}

@@ -59,8 +59,7 @@ class PaperLog:
 
     def finish(self) -> List[Experiment]:
         """The sessions that hold a number."""
-        found = [self._experiment(session) for session in self._sessions]
-        return [experiment for experiment in found if experiment.runs]
+        return [experiment for experiment in map(self._experiment, self._sessions) if experiment.runs]
 
     def _experiment(self, session: Dict[str, Any]) -> Experiment:
         flags, runs = session['flags'], session['runs']

@@ -47,21 +47,21 @@ def read_log(path: str) -> List[Experiment]:
     LogError
         If the file cannot be read, or holds nothing usable.
     """
-    events: List[Dict[str, Any]] = []
+    events: Dict[str, List[Dict[str, Any]]] = {}        # by the id of the experiment
     text = PaperLog(path)
     try:
         with open(path, 'rb') as file:
             for raw in _lines(file):
                 line = raw.decode('utf-8', 'replace').strip()
                 if line.startswith('{'):
-                    event = _json_object(line)
+                    event = _event(line)
                     if event is not None:
-                        events.append(event)
+                        events.setdefault(event['id'], []).append(event)
                 else:
                     text.line(line)
     except (OSError, ValueError) as error:
         raise LogError(f'{path}: {getattr(error, "strerror", None) or error}') from error
-    found = _experiments_from_json(events, path) + text.finish()
+    found = [*filter(None, (_experiment(identity, own, path) for identity, own in events.items())), *text.finish()]
     if not found:
         raise LogError(f'{path}: no run log (neither JSON lines nor the text of a training script)')
     return found
@@ -131,21 +131,12 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 # ---------------------------------------------------------------------------------------------------------------------
 # JSON lines
 
-def _json_object(line: str) -> Optional[Dict[str, Any]]:
+def _event(line: str) -> Optional[Dict[str, Any]]:
     try:
-        value = json.loads(line)
+        value = as_dict(json.loads(line))
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and isinstance(value.get('event'), str) else None
-
-
-def _experiments_from_json(events: List[Dict[str, Any]], path: str) -> List[Experiment]:
-    by_id: Dict[str, List[Dict[str, Any]]] = {}
-    for event in events:
-        if as_text(event.get('id')):
-            by_id.setdefault(event['id'], []).append(event)
-    found = [_experiment(identity, own, path) for identity, own in by_id.items()]
-    return [experiment for experiment in found if experiment is not None]
+    return value if as_text(value.get('event')) and as_text(value.get('id')) else None
 
 
 def _experiment(identity: str, events: List[Dict[str, Any]], path: str) -> Optional[Experiment]:

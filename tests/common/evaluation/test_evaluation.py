@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import mxnet as mx
 import numpy as np
@@ -593,3 +594,18 @@ def test_an_npy_needs_labels(tmp_path):
     np.save(tmp_path / 'e.npy', np.eye(3))
     with pytest.raises(UsageError, match='--labels'):
         scored('--embeddings', str(tmp_path / 'e.npy'))
+
+
+@pytest.mark.parametrize('threads', ['1', '2'])
+def test_after_an_error_no_further_block_begins(threads, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', threads)
+    begun = []
+
+    def fail(block):
+        begun.append(block)
+        time.sleep(0.02)
+        raise ValueError('this block')
+
+    with pytest.raises(ValueError, match='this block'):
+        list(tiles.map_blocks(fail, range(1000)))
+    assert len(begun) < 500
