@@ -1,4 +1,4 @@
-"""How every command of this project starts and ends: one line and an exit status for whatever may go wrong.
+"""How every command of this project starts and ends. What may go wrong is one line and an exit status:
 
 | exit status | |
 |---|---|
@@ -39,7 +39,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def run_command(name: str, action: Callable[[], Any]) -> int:
-    """Does what a command does; expected errors are said in one line on stderr.
+    """Runs a command; an expected error is printed as one line on stderr.
 
     Parameters
     ----------
@@ -102,9 +102,10 @@ def terminate(number: int, frame: Optional[Any]) -> None:
 
 
 def _make_streams_usable() -> None:
-    """A closed stream leads nowhere, and what it cannot encode is replaced: neither may end a long run.
+    """Opens closed streams on /dev/null, and has them replace characters that they cannot encode.
 
-    A closed descriptor would be given to the next file that is opened, into which everything printed would go.
+    Neither may end a long run. A closed descriptor would also be given to the next file that is opened, and everything
+    that is printed would go into that file.
     """
     for number, name, mode in ((0, 'stdin', 'r'), (1, 'stdout', 'w'), (2, 'stderr', 'w')):
         stream = getattr(sys, name)
@@ -117,7 +118,7 @@ def _make_streams_usable() -> None:
 
 
 def _silenced_stdout(error: OSError) -> str:
-    """'standard output' where what was printed went to a full disk or a closed pipe; from then on it goes nowhere."""
+    """'standard output' if it is a full disk or a closed pipe; what is printed from then on goes to /dev/null."""
     if error.errno not in _FULL:
         return ''
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries to print the rest at its end

@@ -38,17 +38,17 @@ def get_contexts(gpus: Union[str, List[mx.Context]]) -> List[mx.Context]:
     try:
         ids = [int(part) for part in str(gpus).split(',')]
     except ValueError:
-        raise UsageError(f'--gpus: {gpus!r} is not -1, -2 or a list of GPU numbers such as 0,1') from None
+        ids = []
     if ids == [-2]:
         return [mx.cpu(0)]
+    if ids != [-1] and (not ids or min(ids) < 0 or len(set(ids)) < len(ids)):
+        raise UsageError(f'--gpus: {gpus!r} is not -1, -2 or a list of different GPU numbers such as 0,1')
     problem = gpu_problem(None if ids == [-1] else ids)
     if problem:
         raise UsageError(f'--gpus {gpus}: {problem}')
     found = mx.context.num_gpus()
     if ids == [-1]:
         return [mx.gpu(i) for i in range(found)] or [mx.cpu(0)]
-    if min(ids) < 0 or len(set(ids)) < len(ids):
-        raise UsageError(f'--gpus: {gpus!r} is not -1, -2 or a list of different GPU numbers such as 0,1')
     if max(ids) >= found:
         raise UsageError(f'--gpus {gpus}: this machine has {found} GPUs that MXNet can use (-2 trains on the CPU)')
     return [mx.gpu(i) for i in ids]

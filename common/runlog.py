@@ -1,7 +1,4 @@
-"""The run log: JSON objects, one a line, appended and flushed, so that a file cut off anywhere reads up to its end.
-
-Also the console, which says the same to a person.
-"""
+"""The run log: JSON objects, one a line, appended and flushed. A file that was cut off can be read up to there."""
 from __future__ import annotations
 
 import contextlib
@@ -32,9 +29,9 @@ class RunLog:
     experiment_id : str
         Written into every line: tells experiments in one file apart, and stays the same when one is resumed.
     offset : int or None
-        Where the log ended at the checkpoint that is being resumed. Lines of this experiment behind it describe what
-        will be done again; they are cut off, unless another experiment has written behind them (readers then keep the
-        last of the lines that say the same thing).
+        Length of the log at the checkpoint that is being resumed. Later lines of this experiment describe what will be
+        done again. They are cut off, unless another experiment has written lines after them; readers then take the last
+        line about each epoch.
 
     Raises
     ------
@@ -49,29 +46,21 @@ class RunLog:
             return
         os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
         # Without a buffer: what a full disk refused must not be tried again when the file is closed.
-        self._file = open(path, 'ab', buffering=0)  # noqa: SIM115  held, and locked, until close()
+        self._file = open(path, 'a+b', buffering=0)  # noqa: SIM115  held, and locked, until close()
         if not lock(self._file):
             self._file.close()
             raise TrainingError(f'{path} is being written by another run: choose another --logfile or --log-postfix')
-        if offset is not None and self._only_mine_behind(path, offset):
+        if offset is not None and self.offset > offset and self._only_mine_behind(offset):
             self._file.truncate(offset)
-        self._end_cut_off_line(path)
+        if self.offset:
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b'\n':
+                self._append(b'\n')        # after a line that was cut off
 
-    def _only_mine_behind(self, path: str, offset: int) -> bool:
-        if os.path.getsize(path) < offset:
-            return False
-        with open(path, 'rb') as file:
-            file.seek(offset)
-            whole_lines = file.read().split(b'\n')[:-1]
+    def _only_mine_behind(self, offset: int) -> bool:
+        self._file.seek(offset)
+        whole_lines = self._file.read().split(b'\n')[:-1]
         return all(_id_of(line) == self.experiment_id for line in whole_lines)
-
-    def _end_cut_off_line(self, path: str) -> None:
-        size = os.path.getsize(path)
-        if size:
-            with open(path, 'rb') as file:
-                file.seek(size - 1)
-                if file.read(1) != b'\n':
-                    self._append(b'\n')
 
     @property
     def offset(self) -> int:
@@ -79,12 +68,12 @@ class RunLog:
         return os.fstat(self._file.fileno()).st_size if self._file else 0
 
     def write(self, event: str, **fields: Any) -> None:
-        """Appends one event, which is in the operating system's hands when this returns."""
+        """Appends one event, and hands it to the operating system."""
         if self._file is None:
             return
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
         record = {'event': event, 'id': self.experiment_id, 'time': time, **fields}
-        self._append(json.dumps(_plain(record), allow_nan=False).encode() + b'\n')
+        self._append(json.dumps(plain(record), allow_nan=False).encode() + b'\n')
 
     def _append(self, line: bytes) -> None:
         """Appends a line whole, or not at all where the disk refuses a part of it."""
@@ -98,7 +87,7 @@ class RunLog:
             raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def close(self) -> None:
-        """Closes the file, which also gives up its lock."""
+        """Closes the file, and so unlocks it."""
         if self._file:
             self._file.close()
 
@@ -110,12 +99,12 @@ def _id_of(line: bytes) -> Optional[str]:
         return None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` in JSON's types; what is not a finite number becomes null."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, (np.floating, float)):
         return float(f'{value:.8g}') if math.isfinite(value) else None
     if isinstance(value, (np.integer, np.bool_)):

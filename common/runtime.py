@@ -1,13 +1,13 @@
-"""What MXNet 1.9 needs around it, settled once a process, just before anybody imports it.
+"""Prepares MXNet 1.9, once a process, just before it is imported.
 
 MXNet 1.9.1 is from 2022. It takes half of the cores, warns about its own age, and uses names that NumPy and Python have
-dropped since. ``import common`` puts a finder in front of Python's own (:func:`watch`). Whoever imports MXNet after
-that, in whatever order, gets it prepared:
+dropped since. ``import common`` puts a finder in front of Python's own (:func:`watch`). Any import of MXNet after that
+gives it:
 
 - **Threads.** MXNet gets all cores unless ``OMP_NUM_THREADS`` says otherwise: training is nearly twice as fast. NumPy's
-  matrix product has threads of its own, which wait for more work by spinning, on the cores that MXNet needs meanwhile:
-  the triplet's step took from 2.5 to 4.7 ms in `tests.benchmarks.losses`, with one thread 2.7 to 2.8 (evaluation
-  starts its own threads, see `common.evaluation.tiles`). So it gets one, unless ``OPENBLAS_NUM_THREADS`` is set.
+  matrix product has threads of its own. While these wait for more work they keep the cores busy that MXNet needs: the
+  step of the triplet loss took 2.5 to 4.7 ms in `tests.benchmarks.losses`, and with one thread 2.7 to 2.8. So NumPy
+  gets one, unless ``OPENBLAS_NUM_THREADS`` is set. Evaluation starts its own threads (`common.evaluation.tiles`).
 - **Names.** What NumPy 1.24 to 2 and Python 3.12 no longer have is put back. What is there stays as it is.
 - **CUDA.** The libraries that pip installed (``requirements-cuda.txt``) are loaded; CUDA on the machine is not needed.
 - **Shapes** may hold integers of NumPy 2, which writes them in a way that MXNet cannot read.
@@ -50,15 +50,14 @@ def available_cores() -> int:
 def prepare() -> None:
     """Imports MXNet with all that it needs; does nothing the second time.
 
-    Ends the process with one line where MXNet is not installed, or where the interpreter, NumPy or a system library
-    cannot carry it.
+    Ends the process with one line if MXNet is not installed, or does not work with this Python, NumPy or system.
     """
     watch()
     import mxnet  # noqa: F401
 
 
 def watch() -> None:
-    """From now on MXNet is prepared when it is first imported, whoever imports it."""
+    """From now on MXNet is prepared when it is imported for the first time."""
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')      # NumPy's; MXNet's own follows OMP_NUM_THREADS
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
@@ -144,12 +143,9 @@ def _never_called(name: str) -> Callable:
 
 
 def cuda_build(site: Optional[str] = None) -> Optional[str]:
-    """``cu117``, or whatever the installed build of MXNet was made for; None for the CPU build.
+    """The CUDA version that the build of MXNet in the folder `site` was made for, as ``cu117``; None for the CPU build.
 
-    Parameters
-    ----------
-    site : str, optional
-        The folder that MXNet is installed in (default: that of the imported MXNet).
+    The default is the imported MXNet.
     """
     site = site or os.path.dirname(os.path.dirname(sys.modules['mxnet'].__file__))
     for path in glob.glob(os.path.join(glob.escape(site), 'mxnet_cu*.dist-info')):
@@ -168,15 +164,20 @@ def _load_cuda(site: str) -> None:
         raise SystemExit(f'MXNet for CUDA (mxnet-{build}) is installed, but there is no NVIDIA driver: {error}. It '
                          f'needs one from {_OLDEST_DRIVER.get(build, ("450.80.02",))[0]}; {_CPU_BUILD}') from None
     folders = glob.glob(os.path.join(glob.escape(site), 'nvidia', '*', 'lib'))
-    for name in _CUDA_LIBRARIES if build.startswith('cu11') else ():
-        for folder in folders:
-            path = os.path.join(folder, name)
-            if os.path.exists(path):
-                try:
-                    ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-                except OSError as error:
-                    raise SystemExit(f'{path} cannot be loaded: {error}; make setup installs it again after make '
-                                     f'distclean; {_CPU_BUILD}') from None
+    names = _CUDA_LIBRARIES if build.startswith('cu11') else ()
+    for path in filter(os.path.exists, (os.path.join(folder, name) for name in names for folder in folders)):
+        try:
+            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise SystemExit(f'{path} cannot be loaded: {error}; make setup installs it again after make distclean; '
+                             f'{_CPU_BUILD}') from None
+
+
+def _driver() -> Optional[ctypes.CDLL]:
+    try:
+        return ctypes.CDLL('libcuda.so.1')
+    except OSError:
+        return None
 
 
 def default_build() -> str:
@@ -184,52 +185,41 @@ def default_build() -> str:
 
     `tools/setup.sh` asks, before anything is installed.
     """
-    try:
-        found = _cards(ctypes.CDLL('libcuda.so.1'))
-    except OSError:
+    if not graphics_cards():
         return 'mxnet'
-    problem = gpu_problem(build='cu117') if found else None
+    problem = gpu_problem(build='cu117')
     if problem:
         sys.stderr.write(f'{problem}. The CPU build is installed.\n')
-    return 'mxnet-cu117' if found and not problem else 'mxnet'
+    return 'mxnet' if problem else 'mxnet-cu117'
 
 
 def gpu_problem(numbers: Optional[List[int]] = None, build: Optional[str] = None) -> Optional[str]:
-    """Why MXNet cannot use the GPUs of this machine, in one sentence; None if it can, or if nothing is known.
+    """Why MXNet cannot use the GPUs `numbers` (default: all), in one sentence; None if it can, or if nothing is known.
 
-    Parameters
-    ----------
-    numbers : list of int, optional
-        The GPUs in question (default: all).
-    build : str, optional
-        ``cu117``, ... (default: the one that is installed).
+    `build` is ``cu117``, ... (default: the one that is installed).
     """
-    build = build or cuda_build()
-    if build not in _KERNELS:
-        return None
-    try:
-        driver = ctypes.CDLL('libcuda.so.1')
-    except OSError:
+    build, driver = build or cuda_build(), _driver()
+    if build not in _KERNELS or driver is None:
         return None
     oldest, oldest_cuda = _OLDEST_DRIVER[build]
-    number, version = _driver_number(), ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    if version.value < oldest_cuda or (number and _parts(number) < _parts(oldest)):
+    number, cuda = driver_number(), ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(cuda))
+    if cuda.value < oldest_cuda or (number and _parts(number) < _parts(oldest)):
         found = f'NVIDIA driver {number}' if number else 'an NVIDIA driver'
-        return (f'{found} for CUDA {_cuda_version(version.value)} was found, and mxnet-{build} needs driver {oldest} '
-                'or later: update it, or train on the CPU with --gpus -2')
-    for index, (name, capability) in _cards(driver).items():
+        return (f'{found} for CUDA {cuda.value // 1000}.{cuda.value % 1000 // 10} was found, and mxnet-{build} needs '
+                f'driver {oldest} or later: update it, or train on the CPU with --gpus -2')
+    for index, (name, (major, minor)) in graphics_cards().items():
         if numbers is not None and index not in numbers:
             continue
-        if not any(capability[0] == major and capability[1] >= minor for major, minor in _KERNELS[build]):
+        if not any(major == kernel[0] and minor >= kernel[1] for kernel in _KERNELS[build]):
             known = ', '.join('%d.%d' % kernel for kernel in _KERNELS[build])
-            return (f'GPU {index} ({name}) has compute capability {"%d.%d" % capability}, and mxnet-{build} has code '
-                    f'for {known} (and later ones with the same first number) only: choose another with --gpus, or '
-                    'train on the CPU with --gpus -2')
+            return (f'GPU {index} ({name}) has compute capability {major}.{minor}, and mxnet-{build} has code for '
+                    f'{known} (and later ones with the same first number) only: choose another with --gpus, or train '
+                    'on the CPU with --gpus -2')
     return None
 
 
-def _driver_number() -> Optional[str]:
+def driver_number() -> Optional[str]:
     """``450.80.02``, or None where the file of the kernel module is not there (as in WSL)."""
     with contextlib.suppress(OSError), open(_DRIVER_VERSION_FILE, encoding='utf-8', errors='replace') as file:
         found = re.search(r'\b\d{3,}\.\d+(\.\d+)?\b', file.readline())
@@ -237,10 +227,10 @@ def _driver_number() -> Optional[str]:
     return None
 
 
-def _cards(driver: ctypes.CDLL) -> Dict[int, Tuple[str, Tuple[int, int]]]:
-    """Number -> name and compute capability of each GPU that the driver shows."""
-    count, cards = ctypes.c_int(), {}
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+def graphics_cards() -> Dict[int, Tuple[str, Tuple[int, int]]]:
+    """Number -> name and compute capability of each GPU that the driver shows; empty without a driver."""
+    driver, count, cards = _driver(), ctypes.c_int(), {}
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return cards
     for index in range(count.value):
         device, major, minor, name = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(100)
@@ -254,7 +244,3 @@ def _cards(driver: ctypes.CDLL) -> Dict[int, Tuple[str, Tuple[int, int]]]:
 
 def _parts(number: str) -> Tuple[int, ...]:
     return tuple(map(int, number.split('.')))
-
-
-def _cuda_version(number: int) -> str:
-    return f'{number // 1000}.{number % 1000 // 10}'

@@ -1,4 +1,4 @@
-"""Runs put together: what is the same experiment with other seeds, and its mean and interval."""
+"""Groups runs that differ in their seed only, with means and intervals."""
 from __future__ import annotations
 
 import json
@@ -49,17 +49,11 @@ class Group:
 
     def values(self, selection: str, metric: str) -> List[float]:
         """The metric at the chosen epoch of every finished run that has it."""
-        found = []
-        for _, run in self.runs:
-            metrics = run.chosen.get(selection, (None, {}))[1]
-            if metric in metrics:
-                found.append(metrics[metric])
-        return found
+        return [run.metrics(selection)[metric] for _, run in self.runs if metric in run.metrics(selection)]
 
     def metrics(self, selection: str) -> List[str]:
         """Names of the metrics that any run has, recalls first by k."""
-        names = {name for _, run in self.runs for name in run.chosen.get(selection, (None, {}))[1]}
-        return sorted(names, key=metric_order)
+        return sorted({name for _, run in self.runs for name in run.metrics(selection)}, key=metric_order)
 
     def interval(self, selection: str, metric: str) -> Optional[Interval]:
         """Mean and interval of `values`."""
@@ -160,19 +154,17 @@ def _one_each(groups: List[Group]) -> Tuple[Dict[str, Group], List[str]]:
 def _untrained(groups: List[Group]) -> Dict[str, Interval]:
     """Metrics before training: the mean over the algorithms for each seed, then the interval over seeds."""
     by_metric: Dict[str, Dict[str, List[float]]] = {}
-    for group in groups:
-        for experiment, run in group.runs:
-            for name, value in run.untrained.items():
-                seed = str(run.seed if run.seed is not None else (experiment.seed, run.number))
-                by_metric.setdefault(name, {}).setdefault(seed, []).append(value)
+    for experiment, run in (pair for group in groups for pair in group.runs):
+        seed = str(run.seed if run.seed is not None else (experiment.seed, run.number))
+        for name, value in run.untrained.items():
+            by_metric.setdefault(name, {}).setdefault(seed, []).append(value)
     return {name: interval([float(np.mean(v)) for v in by_metric[name].values()])
             for name in sorted(by_metric, key=metric_order)}
 
 
 def _pixels(experiments: Iterable[Experiment]) -> Dict[str, Interval]:
-    by_metric: Dict[str, List[float]] = {}
-    for experiment in experiments:
-        for run in experiment.runs.values():
-            for name, value in (run.untrained or run.chosen.get('last', (None, {}))[1]).items():
-                by_metric.setdefault(name, []).append(value)
-    return {name: interval(by_metric[name][-1:]) for name in sorted(by_metric, key=metric_order)}
+    """Metrics of raw pixels; of several logs the last one counts."""
+    found: Dict[str, float] = {}
+    for run in (run for experiment in experiments for run in experiment.runs.values()):
+        found.update(run.untrained or run.metrics('last'))
+    return {name: interval([found[name]]) for name in sorted(found, key=metric_order)}

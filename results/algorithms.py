@@ -186,12 +186,12 @@ def _read_script(path: str) -> List[Algorithm]:
 
 
 def _problem(declared: Any) -> str:
-    """What is wrong with a script's ALGORITHM, naming the field; empty if nothing is."""
+    """What is wrong with a script's ALGORITHM, with the name of the field; empty if nothing is wrong."""
     if not isinstance(declared, dict):
         return 'there is no ALGORITHM = {...} at its top'
     unknown = [name for name in declared if name not in (*_TEXTS, 'smoke', 'search', 'variants')]
     if unknown:
-        return f'ALGORITHM has a field {unknown[0]!r}, which means nothing'
+        return f'ALGORITHM has an unknown field {unknown[0]!r}'
     for name in _NEEDED:
         if name not in declared:
             return f'ALGORITHM has no {name!r}'
@@ -212,7 +212,7 @@ def _problem(declared: Any) -> str:
         return "ALGORITHM's 'variants' must map keys to mappings"
     for key in (declared['key'], *variants):
         if not isinstance(key, str) or not re.fullmatch(r'[a-z0-9][\w.-]{0,60}', key):
-            return f"ALGORITHM's key {key!r} is no name (small letters, digits, dashes)"
+            return f"ALGORITHM's key {key!r} must consist of small letters, digits and dashes"
     for key, own in variants.items():
         if not (isinstance(own, dict) and 'name' in own and set(own) <= set(_VARIANT_TEXTS)
                 and all(isinstance(text, str) for text in own.values()) and _pairs(own.get('flags', ''))):
@@ -266,7 +266,7 @@ def _defaults(tree: ast.AST, script: str) -> Tuple[Optional[int], Optional[int],
 # ---------------------------------------------------------------------------------------------------------------------
 # The rows
 
-# What is compared with, drawn in grey: no algorithm, so never a gap where it is missing.
+# Baselines, drawn in grey. They are no algorithms: a figure leaves no gap where one is missing.
 REFERENCES: List[Algorithm] = [
     Algorithm('untrained', 'Untrained net', colour='#BBBBBB', marker='|'),
     Algorithm('raw-pixels', 'Raw pixels', colour='#DDDDDD', marker='|')]
@@ -279,7 +279,7 @@ def algorithms() -> Tuple[Algorithm, ...]:
 
 
 def __getattr__(name: str) -> Any:
-    # Not read at import: a mistake in a script is to be one line of the command, not a traceback.
+    # Not read at import, so that a mistake in a script is one line of the command and not a traceback.
     if name == 'ALGORITHMS':
         return list(algorithms())
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
@@ -290,7 +290,7 @@ def _by_key() -> Dict[str, Algorithm]:
 
 
 def _by_script() -> Dict[str, List[Algorithm]]:
-    """Of the script's name without ``train_`` and ``.py``."""
+    """Algorithms by the name of their script without ``train_`` and ``.py``."""
     found: Dict[str, List[Algorithm]] = {}
     for row in algorithms():
         found.setdefault(script_word(row), []).append(row)
@@ -303,7 +303,7 @@ def script_word(row: Algorithm) -> str:
 
 
 def algorithm(key: str) -> Algorithm:
-    """The algorithm of that key; an unknown one gets its key as name, and a look made from it."""
+    """The algorithm of that key. An unknown key is also the name, and decides the look."""
     known = _by_key()
     if key in known:
         return known[key]
@@ -321,21 +321,9 @@ def position(key: str) -> Tuple[int, str]:
 
 
 def identify(name: Optional[str], script: Optional[str], flags: Dict[str, Any], path: str = '') -> str:
-    """Key of the algorithm of a log, from what the log says of itself, else from the name of its file.
+    """Key of the algorithm of a log: from `name` and `script` in its ``config``, else from its flags and file name.
 
-    Parameters
-    ----------
-    name, script : str or None
-        Fields of the log's ``config``.
-    flags : dict
-        All flags of the run.
-    path : str
-        The file.
-
-    Returns
-    -------
-    str
-        A key of `ALGORITHMS` or `REFERENCES`, or, for an algorithm of the user's own, the name it goes by.
+    It is a key of `ALGORITHMS` or `REFERENCES`, or the name that a user's own algorithm has.
     """
     if name in _by_key():
         return str(name)

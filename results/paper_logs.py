@@ -11,7 +11,7 @@ from results.records import Epoch, Experiment, Run, as_text, choose_epochs, fini
 
 _NUMBER = r'([-+]?(?:\d{1,15}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][-+]?\d{1,3})?)'
 _NAMESPACE = re.compile(r'Namespace\((.*)\)\s*$')
-_START = re.compile(r'Starting run (\d{1,7})\s*/\s*(\d{1,7})')
+_START = re.compile(r'Starting run (\d{1,7})\s*/\s*\d{1,7}')
 _END = re.compile(r'Run (\d{1,7}) finished with')
 _BEFORE = re.compile(r'Pre-train(?:ing)? validation: (Recall@\d{1,6}|NMI)=' + _NUMBER)
 _AFTER = re.compile(r'\[Epoch (\d{1,7})\] validation: (Recall@\d{1,6}|NMI)=' + _NUMBER)
@@ -20,7 +20,7 @@ _FLAG = re.compile(r"(\w{1,60})=('[^']{0,500}'|[-+.\w]{1,60})")
 
 
 class PaperLog:
-    """Feeds on lines, and cuts them into sessions: one for each ``Namespace(...)`` or restart at a smaller run."""
+    """Takes a log line by line. A session begins at each ``Namespace(...)``, and where the run number starts again."""
 
     def __init__(self, path: str):
         self._path = path
@@ -36,7 +36,6 @@ class PaperLog:
             if self._session is None or number <= self._run:
                 self._begin(self._session['flags'] if self._session else {})
             self._run = number
-            self._session['planned'] = int(match.group(2))
         elif match := _BEFORE.search(line):
             self._current()['before'][match.group(1).lower()] = float(match.group(2))
         elif match := _AFTER.search(line):
@@ -48,7 +47,7 @@ class PaperLog:
             self._session['runs'][int(match.group(1))]['finished'] = True
 
     def _begin(self, flags: Dict[str, Any]) -> None:
-        self._session = {'flags': flags, 'runs': {}, 'planned': None}
+        self._session = {'flags': flags, 'runs': {}}
         self._sessions.append(self._session)
         self._run = 0
 
@@ -60,8 +59,7 @@ class PaperLog:
 
     def finish(self) -> List[Experiment]:
         """The sessions that hold a number."""
-        found = [self._experiment(session) for session in self._sessions]
-        return [experiment for experiment in found if experiment.runs]
+        return [experiment for experiment in map(self._experiment, self._sessions) if experiment.runs]
 
     def _experiment(self, session: Dict[str, Any]) -> Experiment:
         flags, runs = session['flags'], session['runs']
@@ -72,8 +70,8 @@ class PaperLog:
         experiment = Experiment(
             id=hashlib.sha256(repr((flags, runs)).encode('utf-8', 'replace')).hexdigest()[:32], path=self._path,
             algorithm=identify(None, None, flags, self._path), dataset=as_text(flags.get('dataset')) or 'unknown',
-            model=as_text(flags.get('model')) or 'unknown', flags=flags, runs={}, style='text',
-            seed=integer(flags.get('seed')), planned_runs=session['planned'])
+            model=as_text(flags.get('model')) or 'unknown', flags=flags, runs={},
+            seed=integer(flags.get('seed')))
         for number, logged in runs.items():
             run = Run(number, finished=logged['finished'])
             before = known_metrics({k: v * scale for k, v in logged['before'].items()})
@@ -85,8 +83,6 @@ class PaperLog:
             if run.epochs:
                 choose_epochs(run)
                 experiment.runs[number] = run
-        experiment.complete = bool(experiment.runs) and len(experiment.runs) == session['planned'] and all(
-            run.finished for run in experiment.runs.values())
         return experiment
 
 

@@ -25,7 +25,7 @@ from common.files import atomic_write, expand_path
 from results.aggregate import Board, boards
 from results.figures.bars import draw_bars
 from results.figures.curves import draw_curves
-from results.figures.paper import Published, paper_figures, published_lines, read_paper
+from results.figures.paper import paper_figures, published_lines, read_paper
 from results.figures.selection import draw_selection
 from results.figures.style import SELECTION_NAMES, render, styled
 from results.figures.sweep import draw_sweep, sweeps
@@ -36,11 +36,9 @@ from results.records import SELECTIONS
 from results.tuning import load_record
 
 
-def figures(board: Board, selection: str = 'best-on-test', target: Optional[float] = None,
-            paper: Optional[List[Published]] = None) -> Dict[str, Figure]:
+def figures(board: Board, selection: str = 'best-on-test', target: Optional[float] = None) -> Dict[str, Figure]:
     """All figures of a board, by the name of their file (without its suffix)."""
-    paper = read_paper() if paper is None else paper
-    here = [p for p in paper if (p.dataset, p.model) == (board.dataset, board.model)]
+    here = [p for p in read_paper() if (p.dataset, p.model) == (board.dataset, board.model)]
     found: Dict[str, Optional[Figure]] = {}
     values, gaps = {}, {}
     for key, group in board.chosen.items():

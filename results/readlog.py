@@ -1,7 +1,7 @@
 """Reads run logs: the JSON lines of this project and the plain text that the paper's repository wrote.
 
-Whatever the bytes, reading ends with experiments or with one `LogError`. What is damaged is left out: a line cut off,
-an unknown event, a number that is none. Metrics come out in percent, and epoch 0 is always the untrained network.
+Any file gives experiments or one `LogError`. What is damaged is left out: a line that was cut off, an unknown event, a
+value that is not a number. Metrics are in percent, and epoch 0 is always the untrained network.
 """
 from __future__ import annotations
 
@@ -31,42 +31,37 @@ MAX_LINE = 1 << 20          # bytes; a longer line is no line of a log
 
 
 class LogError(UserError):
-    """A file, or a set of them, holds no run that could be used; the message is one sentence."""
+    """A file, or a set of files, holds no usable run; the message is one sentence."""
 
 
 def read_log(path: str) -> List[Experiment]:
-    """Reads one log.
-
-    Parameters
-    ----------
-    path : str
-        A file of either family.
+    """Reads one log, of either format.
 
     Returns
     -------
     list of Experiment
-        In the order in which they start in the file; each has a run with at least one metric, or a failed one.
+        In the order in which they start in the file. Each has a run with at least one metric, or one that diverged.
 
     Raises
     ------
     LogError
         If the file cannot be read, or holds nothing usable.
     """
-    events: List[Dict[str, Any]] = []
+    events: Dict[str, List[Dict[str, Any]]] = {}        # by the id of the experiment
     text = PaperLog(path)
     try:
         with open(path, 'rb') as file:
             for raw in _lines(file):
                 line = raw.decode('utf-8', 'replace').strip()
                 if line.startswith('{'):
-                    event = _json_object(line)
+                    event = _event(line)
                     if event is not None:
-                        events.append(event)
+                        events.setdefault(event['id'], []).append(event)
                 else:
                     text.line(line)
     except (OSError, ValueError) as error:
         raise LogError(f'{path}: {getattr(error, "strerror", None) or error}') from error
-    found = _experiments_from_json(events, path) + text.finish()
+    found = [*filter(None, (_experiment(identity, own, path) for identity, own in events.items())), *text.finish()]
     if not found:
         raise LogError(f'{path}: no run log (neither JSON lines nor the text of a training script)')
     return found
@@ -125,35 +120,23 @@ def _extent(experiment: Experiment) -> Tuple[int, int]:
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
     """Lines of a file in bounded memory; what is longer than a line of a log can be is dropped."""
-    while True:
-        line = file.readline(MAX_LINE)
-        if not line:
-            return
-        if len(line) == MAX_LINE and not line.endswith(b'\n'):
-            while line and not line.endswith(b'\n'):
-                line = file.readline(MAX_LINE)
-            continue
-        yield line
+    too_long = False
+    for part in iter(lambda: file.readline(MAX_LINE), b''):
+        ended = len(part) < MAX_LINE or part.endswith(b'\n')
+        if ended and not too_long:
+            yield part
+        too_long = not ended
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # JSON lines
 
-def _json_object(line: str) -> Optional[Dict[str, Any]]:
+def _event(line: str) -> Optional[Dict[str, Any]]:
     try:
-        value = json.loads(line)
+        value = as_dict(json.loads(line))
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and isinstance(value.get('event'), str) else None
-
-
-def _experiments_from_json(events: List[Dict[str, Any]], path: str) -> List[Experiment]:
-    by_id: Dict[str, List[Dict[str, Any]]] = {}
-    for event in events:
-        if as_text(event.get('id')):
-            by_id.setdefault(event['id'], []).append(event)
-    found = [_experiment(identity, own, path) for identity, own in by_id.items()]
-    return [experiment for experiment in found if experiment is not None]
+    return value if as_text(value.get('event')) and as_text(value.get('id')) else None
 
 
 def _experiment(identity: str, events: List[Dict[str, Any]], path: str) -> Optional[Experiment]:
@@ -161,13 +144,13 @@ def _experiment(identity: str, events: List[Dict[str, Any]], path: str) -> Optio
     if config is None:
         return None
     flags = as_dict(config.get('flags'))
-    script = as_text(config.get('script')) or None
+    name, script = (as_text(config.get(field)) or None for field in ('algorithm', 'script'))
     experiment = Experiment(
-        id=identity, path=path, algorithm=identify(as_text(config.get('algorithm')) or None, script, flags, path),
+        id=identity, path=path, algorithm=identify(name, script, flags, path), flags=flags, runs={},
+        time=as_text(config.get('time')),
         dataset=as_text(config.get('dataset')) or as_text(flags.get('dataset')) or 'unknown',
         model=as_text(config.get('model')) or as_text(flags.get('model')) or 'unknown',
-        flags=flags, runs={}, time=as_text(config.get('time')), script=script, seed=integer(config.get('seed')),
-        planned_runs=whole_count(config.get('runs')), versions=as_dict(config.get('versions')),
+        seed=integer(config.get('seed')), versions=as_dict(config.get('versions')),
         device=[str(d) for d in config.get('device')] if isinstance(config.get('device'), list) else [],
         weights=as_dict(config.get('weights')) or None, git=as_text(config.get('git')) or None,
         data=as_dict(config.get('data')))
@@ -176,12 +159,8 @@ def _experiment(identity: str, events: List[Dict[str, Any]], path: str) -> Optio
     epochs: Dict[int, Dict[Tuple[int, int], Epoch]] = {}
     for event in events:
         kind, number = event['event'], whole_count(event.get('run'))
-        if kind == 'resume':
-            experiment.resumed += 1
-        elif kind == 'skipped_image':
+        if kind == 'skipped_image':
             experiment.skipped.append({'path': str(event.get('path')), 'reason': str(event.get('reason'))})
-        elif kind == 'summary':
-            experiment.complete = True
         elif kind in ('epoch', 'run_end', 'diverged') and number:
             run = experiment.runs.setdefault(number, Run(number))
             if kind == 'epoch':
@@ -209,8 +188,8 @@ def _epoch(event: Dict[str, Any]) -> Optional[Epoch]:
         return None
     outputs = {str(name): known_metrics(value) for name, value in as_dict(event.get('outputs')).items()}
     return Epoch(number, whole_count(event.get('member')), known_metrics(event), finite(event.get('loss')),
-                 finite(event.get('lr')), finite(event.get('seconds')), finite(event.get('images_per_second')),
-                 known_metrics(event.get('val')), {name: value for name, value in outputs.items() if value})
+                 finite(event.get('seconds')), known_metrics(event.get('val')),
+                 {name: value for name, value in outputs.items() if value})
 
 
 def _end_run(run: Run, event: Dict[str, Any]) -> None:

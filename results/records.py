@@ -1,4 +1,4 @@
-"""What a run log holds, whoever wrote it, and the checks of values that cannot be trusted."""
+"""What a run log holds, in both formats, and the checks of its values."""
 from __future__ import annotations
 
 import math
@@ -21,9 +21,7 @@ class Epoch:
     member: Optional[int] = None
     metrics: Dict[str, float] = field(default_factory=dict)
     loss: Optional[float] = None
-    lr: Optional[float] = None
     seconds: Optional[float] = None
-    images_per_second: Optional[float] = None
     val: Dict[str, float] = field(default_factory=dict)
     outputs: Dict[str, Dict[str, float]] = field(default_factory=dict)
 
@@ -49,6 +47,10 @@ class Run:
         """Metrics before training, empty where they were not taken."""
         return next((e.metrics for e in self.epochs if e.number == 0), {})
 
+    def metrics(self, selection: str) -> Dict[str, float]:
+        """The metrics of the epoch that a selection chose; empty if it chose none."""
+        return self.chosen.get(selection, (None, {}))[1]
+
     @property
     def seconds_per_epoch(self) -> Optional[float]:
         """Median over the epochs, None where no epoch says."""
@@ -67,19 +69,14 @@ class Experiment:
     model: str
     flags: Dict[str, Any]
     runs: Dict[int, Run]
-    style: str = 'json'                                   # or 'text'
     time: str = ''
-    script: Optional[str] = None
     seed: Optional[int] = None
-    planned_runs: Optional[int] = None
     versions: Dict[str, Any] = field(default_factory=dict)
     device: List[str] = field(default_factory=list)
     weights: Optional[Dict[str, Any]] = None
     git: Optional[str] = None
     data: Dict[str, Any] = field(default_factory=dict)
-    resumed: int = 0
     skipped: List[Dict[str, Any]] = field(default_factory=list)
-    complete: bool = False                                # the summary was written
 
 
 def choose_epochs(run: Run) -> None:
@@ -99,7 +96,7 @@ def choose_epochs(run: Run) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Values that cannot be trusted
+# Values of a log, which may be anything
 
 def finite(value: Any) -> Optional[float]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):

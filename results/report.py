@@ -1,13 +1,13 @@
-"""One page with everything that the run logs tell, and the tables of the README and of docs/.
+"""One page with everything in the run logs, and the tables of the README and of docs/.
 
     python -m results.report                      results/logs -> results/report.html
     python -m results.report LOG_OR_FOLDER ...    any logs
     python -m results.report --update-readme      writes the tables between the markers in README.md and docs/*.md
     python -m results.report --check-readme       exit status 1 if they are not what the logs say
 
-The page is one file that needs no network: leaderboards to sort and filter, what differs for sure and what does not,
-the figures, pictures of retrieval, and of every run its flags, versions, weights and revision. The tables come from
-``results/logs/EXPERIMENT`` for the experiments of ``results/experiments.yaml``, and from nothing else.
+The page is one file that needs no network. It has leaderboards to sort and filter, tests of significance, the figures,
+pictures of retrieval, and the flags, versions, weights and revision of every run. The tables come only from
+``results/logs/EXPERIMENT`` for the experiments of ``results/experiments.yaml``.
 """
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import sys
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from common.command import CommandParser, run_command
 from common.files import atomic_write, expand_path
@@ -44,7 +43,7 @@ CAPTIONS = {
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the template shows
+# The values in the template
 
 def _board(board: Board) -> Dict[str, Any]:
     selections = [s for s in SELECTIONS if s != 'best-on-val' or any(g.values(s, 'recall@1') for g in board.groups)]
@@ -94,14 +93,12 @@ def _experiment(experiment: Experiment) -> Dict[str, Any]:
     runs = list(experiment.runs.values())
     weights = experiment.weights or {}
     facts: List[Tuple[str, str]] = [
-        ('log', experiment.path), ('experiment', experiment.id), ('begun', experiment.time or 'not said'),
-        ('revision', experiment.git or 'not said'),
-        ('weights', f'{weights.get("file")} (SHA-256 {weights.get("sha256")})' if weights else 'none, or not said'),
-        ('versions', ', '.join(f'{k} {v}' for k, v in experiment.versions.items()) or 'not said'),
-        ('device', ', '.join(experiment.device) or 'not said'),
-        ('data', ', '.join(f'{k.replace("_", " ")} {v}' for k, v in experiment.data.items()) or 'not said')]
-    if experiment.resumed:
-        facts.append(('resumed', f'{experiment.resumed} times'))
+        ('log', experiment.path), ('experiment', experiment.id), ('begun', experiment.time or 'unknown'),
+        ('revision', experiment.git or 'unknown'),
+        ('weights', f'{weights.get("file")} (SHA-256 {weights.get("sha256")})' if weights else 'none, or unknown'),
+        ('versions', ', '.join(f'{k} {v}' for k, v in experiment.versions.items()) or 'unknown'),
+        ('device', ', '.join(experiment.device) or 'unknown'),
+        ('data', ', '.join(f'{k.replace("_", " ")} {v}' for k, v in experiment.data.items()) or 'unknown')]
     if experiment.skipped:
         facts.append(('skipped images', '; '.join(f'{s["path"]}: {s["reason"]}' for s in experiment.skipped[:50])))
     facts += [(f'run {run.number} diverged', ', '.join(f'{k} {v}' for k, v in run.diverged.items()))
@@ -150,16 +147,15 @@ def _search(record: Record) -> Dict[str, Any]:
 
 def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictures: str = '',
          records: Sequence[Record] = ()) -> str:
-    """The whole page.
+    """The whole page, in HTML; texts from logs are escaped.
 
     Parameters
     ----------
     experiments : list of Experiment
-        As read from logs; nothing in them is trusted to be harmless in HTML.
     problems : list of str
-        What could not be read, to be said at the end.
+        What could not be read; stands at the end of the page.
     pictures : str
-        A folder of pictures to show, where it exists.
+        A folder of pictures to show, if it exists.
     records : list of Record
         Of searches, each with at least one trial.
 
@@ -180,14 +176,7 @@ def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictur
         boards=[_board(board) for board in found], searches=[_search(record) for record in records],
         experiments=[_experiment(e) for e in experiments],
         number_of_runs=sum(len(e.runs) for e in experiments), latest=max((e.time for e in experiments), default=''),
-        pictures=list(_pictures(pictures)), problems=problems, css=_own_text('report.css'),
-        script=_own_text('report.js'))
-
-
-def _own_text(name: str) -> Markup:
-    """A file of this folder, to stand in the page as it is."""
-    with open(os.path.join(HERE, name), encoding='utf-8') as file:
-        return Markup(file.read())
+        pictures=list(_pictures(pictures)), problems=problems)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

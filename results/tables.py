@@ -173,7 +173,7 @@ def tuning_records(results_dir: str) -> List[Record]:
 
 
 def methods_and_commands(glyphs: Dict[str, Group], experiments_file: str = EXPERIMENTS_FILE) -> Dict[str, str]:
-    """The tables ``methods``, ``commands`` and ``scripts``, which is both in one.
+    """The tables ``methods`` and ``commands``.
 
     Parameters
     ----------
@@ -185,17 +185,15 @@ def methods_and_commands(glyphs: Dict[str, Group], experiments_file: str = EXPER
     spec = load_experiments(experiments_file).get('glyphs')
     commands = {job.algorithm: shlex.join(['python', algorithm(job.algorithm).script, *job.settings()])
                 for job in (expand(spec, runs=1) if spec else [])}
-    methods, exact, scripts = [], [], []
+    methods, exact = [], []
     for a in algorithms():
         paper, script = f'[{_markdown(a.title)}]({a.link})', f'[`{a.script}`]({a.script})'
         command = f'`{commands.get(a.key, f"python {a.script}")}`'
         reached = _mean(glyphs[a.key].interval('best-on-test', 'recall@1')) if a.key in glyphs else '–'
         methods.append([a.name, paper, script, reached])
         exact.append([a.name, _markdown(a.idea), command])
-        scripts.append([f'{script} {a.name}', paper, _markdown(a.idea), command, reached])
     return {'methods': _table(['Method', 'Paper', 'Script', 'Recall@1 on GLYPHS'], methods),
-            'commands': _table(['Method', 'Idea', 'Command'], exact),
-            'scripts': _table(['Script', 'Paper', 'Idea', 'Command', 'Recall@1 on GLYPHS'], scripts)}
+            'commands': _table(['Method', 'Idea', 'Command'], exact)}
 
 
 def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS_FILE) -> Dict[str, str]:

@@ -33,7 +33,7 @@ _CHUNK = 2 ** 16    # numbers in one message of a broadcast
 
 
 class Alone:
-    """The only worker there is: nothing to add up, nothing to agree on.
+    """A single process, which has nothing to add up and nothing to agree on.
 
     Attributes
     ----------
@@ -136,14 +136,14 @@ class Cluster(Alone):
         expected, _ = self.from_first(state, {})
         for name, value in state.items():
             if value != expected.get(name):
-                raise TrainingError(f'worker {self.rank} has other {name} than worker 0')
+                raise TrainingError(f'the {name} of worker {self.rank} are not those of worker 0')
 
 
 class WorkersPart(gluon.data.Sampler):
-    """As many batches of a sampler as one of `size` workers computes, in an order of its own.
+    """The first ``1 / size`` of the batches of a sampler: an epoch of one of `size` workers.
 
-    Every worker draws from all images, in batches as large as those of a single process, since that is what the loss
-    is made for; together they see about as many images in an epoch as a single process does.
+    Every worker draws from all images, in its own order. Its batches are as large as those of a single process, because
+    the loss is made for that size. Together the workers see about as many images in an epoch as a single process.
     """
 
     def __init__(self, sampler: gluon.data.Sampler, size: int):
@@ -156,7 +156,7 @@ class WorkersPart(gluon.data.Sampler):
         return itertools.islice(iter(self._sampler), self._length)
 
     def reseed(self, seed: int) -> None:
-        """Draws from here on as `seed` says: at each epoch, so that a checkpoint need not know all workers' states."""
+        """Starts the generator again; done at each epoch, so that a checkpoint need not hold all workers' states."""
         self._sampler.reseed(seed)
 
     def state_dict(self) -> Dict[str, Any]:
@@ -170,7 +170,7 @@ _cluster: Optional[Cluster] = None
 
 
 def get_cluster(kvstore: str) -> Alone:
-    """The other workers that --kvstore speaks of; :class:`Alone` for all but ``dist_sync``.
+    """The workers that --kvstore stands for; :class:`Alone` for all values but ``dist_sync``.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def get_cluster(kvstore: str) -> Alone:
         raise UsageError(f'--kvstore dist_sync is for processes that python -m common.launch starts: the environment '
                          f'variable {missing[0]} is not set')
     if 'PORT' in os.environ:
-        raise UsageError('--kvstore dist_sync: unset the environment variable PORT, which MXNet takes for its own')
+        raise UsageError('--kvstore dist_sync: unset the environment variable PORT, which MXNet would read')
     if _cluster is None:
         _cluster = Cluster()
     return _cluster

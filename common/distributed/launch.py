@@ -5,8 +5,8 @@
 
 Every worker runs the script with --kvstore dist_sync: it draws batches of its own, of --batch-size images each, and its
 loss sees these alone; gradients are averaged over the workers. An epoch shows as many images as that of one process.
-Worker 0, on the first host, evaluates and writes the log, the models and the checkpoint. When a process ends before its
-time, all end.
+Worker 0, on the first host, evaluates and writes the log, the models and the checkpoint. If a process fails, all are
+ended.
 """
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ import time
 from typing import Dict, List, Optional, Tuple
 
 from common.args import positive_int
+from common.command import CommandParser, Terminated, run_command
 from common.distributed.cluster import RANK
 from common.errors import UsageError
 from common.runtime import available_cores
@@ -32,24 +33,19 @@ _LEASH = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'leash.py')
 _HOST = re.compile(r'([\w.-]+@)?[\w.-]+')
 _SSH = ['ssh', '-o', 'BatchMode=yes', '-o', 'ConnectTimeout=20', '-o', 'ServerAliveInterval=10',
         '-o', 'ServerAliveCountMax=3']
-_OWN_WORDS = (1, 2, 130)    # a script that ends with one of these has said why
-_SECONDS_TO_END = 3         # that others get when one has ended: what stops one often stops all
-_SECONDS_TO_STOP = 10       # that worker 0 gets after Ctrl-C, to finish the batch and say how to go on
-_SECONDS_OF_SILENCE = 40    # after which a process on another machine takes this one for dead
-_PULSE = 5                  # seconds from one sign of life to the next
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        self.exit(2, f'{self.prog}: {message} (see --help)\n')
+_EXPLAINED = (1, 2, 130)    # a script that ends with one of these has printed why
+_SECONDS_TO_END = 3         # for the others, when one has ended: what stops one often stops all
+_SECONDS_TO_STOP = 10       # for worker 0 after Ctrl-C, to finish the batch and print how to go on
+_SECONDS_OF_SILENCE = 40    # then a process on another machine ends, because the launcher seems to be gone
+_PULSE = 5                  # seconds between two bytes that show that the launcher is alive
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Reads the command line; ends with one line and exit status 2 on a mistake."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = _Parser(prog='common.launch', description=__doc__, allow_abbrev=False,
-                     usage='python -m common.launch --workers N [--servers M] [--hosts FILE] -- SCRIPT ARGUMENT ...',
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(
+        prog='common.launch', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage='python -m common.launch --workers N [--servers M] [--hosts FILE] -- SCRIPT ARGUMENT ...')
     parser.add_argument('--workers', type=positive_int, required=True, metavar='N', help='processes that train')
     parser.add_argument('--servers', type=positive_int, default=1, metavar='M',
                         help='processes that add up gradients (default: 1)')
@@ -61,9 +57,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help='port of the scheduler, on the first host (default: one that is free here)')
     own = argv.index('--') if '--' in argv else len(argv)
     opt = parser.parse_args(argv[:own])
-    opt.command = argv[own + 1:]
     try:
-        opt.command = _checked(opt.command)
+        opt.command = _checked(argv[own + 1:])
         opt.machines = _read_hosts(opt.hosts) if opt.hosts else [(None, '127.0.0.1')]
     except UsageError as error:
         parser.error(str(error))
@@ -83,14 +78,12 @@ def _checked(command: List[str]) -> List[str]:
 
 
 def _read_hosts(path: str) -> List[Tuple[str, str]]:
-    """What ssh is given, and the address, for each machine: the parameter server binds to addresses, not to names."""
+    """Of each machine what ssh is given, and the address, because the parameter server binds to addresses only."""
     try:
         with open(path, encoding='utf-8') as file:
             lines = [line.split('#')[0].strip() for line in file]
-    except OSError as error:
-        raise UsageError(f'--hosts {path}: {error.strerror}') from None
-    except UnicodeDecodeError:
-        raise UsageError(f'--hosts {path} is not a text file') from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f'--hosts {path}: {getattr(error, "strerror", "not a text file")}') from None
     for number, line in enumerate(lines, 1):
         if line and (not _HOST.fullmatch(line) or line.startswith('-')):
             raise UsageError(f'--hosts {path}, line {number}: {line!r} is not of the form [USER@]HOST')
@@ -101,8 +94,7 @@ def _read_hosts(path: str) -> List[Tuple[str, str]]:
         try:
             machines.append((line, socket.gethostbyname(line.split('@')[-1])))
         except OSError:
-            raise UsageError(f'--hosts {path}: {line} has no address here; write a name that resolves, or the address'
-                             ) from None
+            raise UsageError(f'--hosts {path}: no address is known for {line}') from None
     local = [line for line, address in machines if address.startswith('127.')]
     if local and len(local) < len(machines):
         raise UsageError(f'--hosts {path}: {local[0]} is an address that the other machines cannot reach')
@@ -110,7 +102,7 @@ def _read_hosts(path: str) -> List[Tuple[str, str]]:
 
 
 class _Process:
-    """One process of the cluster, here or behind ssh, whose standard input is the leash on which it is held."""
+    """One process of the cluster, here or behind ssh. It ends when its standard input closes (see `leash`)."""
 
     def __init__(self, role: str, number: int, host: Optional[str], variables: Dict[str, str], command: List[str]):
         self.role, self.host = role, host
@@ -131,7 +123,7 @@ class _Process:
         else:
             words = [sys.executable, _LEASH, *command]
             environment.update(variables)
-        # In a session of its own, so that Ctrl-C reaches the launcher alone, which then ends all in order.
+        # In another session, so that only the launcher gets Ctrl-C. It then ends all others in order.
         self._process = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, bufsize=0,
                                          stdout=None if self.first else subprocess.DEVNULL, stderr=self._errors,
                                          start_new_session=True)
@@ -141,7 +133,7 @@ class _Process:
         return self._process.poll()
 
     def pulse(self) -> None:
-        """A sign of life."""
+        """Shows the process that the launcher is alive."""
         with contextlib.suppress(OSError):
             self._process.stdin.write(b'.')
 
@@ -150,12 +142,12 @@ class _Process:
         self._process.send_signal(signal.SIGINT)
 
     def wait(self, until: float) -> None:
-        """Until it has ended, or the (monotonic) time has come."""
+        """Waits until it has ended, or until that time of the monotonic clock."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(until - time.monotonic(), 0))
 
     def let_go(self) -> None:
-        """Drops the leash, upon which the process ends."""
+        """Closes its standard input, so that the process ends."""
         with contextlib.suppress(OSError):
             self._process.stdin.close()
 
@@ -165,21 +157,21 @@ class _Process:
         if self._errors:
             self._errors.close()
 
-    def obituary(self) -> str:
-        """How it ended, in one sentence, after its traceback if it left one."""
+    def how_it_ended(self) -> str:
+        """How it ended, in one sentence; prints its traceback first, if there is one."""
         if self.status < 0:
             how = f'{self.name} was killed by {signal.Signals(-self.status).name}'
         elif self.host and self.status == 255:      # of ssh
             how = f'{self.name} was killed, or cannot be reached'
         else:
             how = f'{self.name} ended' + (f' with exit status {self.status}' if self.status else ' too early')
-        said = ''
+        printed = ''
         if self._errors:
             self._errors.seek(0)
-            said = self._errors.read().decode(errors='replace').strip()
-        if 'Traceback (most recent call last)' in said:
-            sys.stderr.write(said + '\n')
-        return how + (': ' + said.splitlines()[-1] if said else '')
+            printed = self._errors.read().decode(errors='replace').strip()
+        if 'Traceback (most recent call last)' in printed:
+            sys.stderr.write(printed + '\n')
+        return how + (': ' + printed.splitlines()[-1] if printed else '')
 
 
 def launch(opt: argparse.Namespace) -> Tuple[int, str]:
@@ -190,19 +182,24 @@ def launch(opt: argparse.Namespace) -> Tuple[int, str]:
     status : int
         Exit status: 0, or that with which worker 0 gave up, or 1.
     message : str
-        Which process ended the job and how; empty if worker 0 has said it.
+        Which process ended the job and how; empty if worker 0 has printed it.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C or SIGTERM, if worker 0 did not print how to go on.
     """
     processes: List[_Process] = []
     try:
         _start(opt, processes)
         return _watch(processes)
-    except KeyboardInterrupt:
-        first = next((p for p in processes if p.first and p.status is None), None)
-        if first is None:
-            return 130, 'interrupted'
-        first.interrupt()
-        first.wait(time.monotonic() + _SECONDS_TO_STOP)
-        return 130, '' if first.status == 130 else 'interrupted: --load-checkpoint goes on from the last checkpoint'
+    except KeyboardInterrupt as error:
+        for first in (p for p in processes if p.first and p.status is None):
+            first.interrupt()
+            first.wait(time.monotonic() + _SECONDS_TO_STOP)
+            if first.status == 130:
+                return 143 if isinstance(error, Terminated) else 130, ''
+        raise
     finally:
         for process in processes:
             process.let_go()
@@ -252,24 +249,17 @@ def _watch(processes: List[_Process]) -> Tuple[int, str]:
         process.wait(until)
     dead = next((p for p in ended if p.status < 0), ended[0])
     first = workers[0]
-    if dead.status >= 0 and first.status in _OWN_WORDS:
+    if dead.status >= 0 and first.status in _EXPLAINED:
         return first.status, ''
-    return 2 if dead.status == 2 else 1, dead.obituary()
-
-
-def _by_signal(number: int, frame) -> None:
-    raise SystemExit(128 + number)
+    return 2 if dead.status == 2 else 1, dead.how_it_ended()
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs the launcher; returns its exit status."""
-    opt = parse_args(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _by_signal)
-    try:
-        status, message = launch(opt)
-    except OSError as error:  # no ssh on this machine, no process left, ...
-        status, message = 1, f'{error.strerror}: {error.filename}'
-    if message:
-        sys.stderr.write(f'common.launch: {message}\n')
-    return status
+    def action() -> int:
+        status, message = launch(parse_args(argv))
+        if message:
+            sys.stderr.write(f'common.launch: {message}\n')
+        return status
+
+    return run_command('common.launch', action)

@@ -1,11 +1,11 @@
 """Runs one process of a cluster for `common.launch`: ``python common/distributed/leash.py [SCRIPT ARGUMENT ...]``.
 
-Standard input is a pipe, or an ssh connection, of which only the launcher holds the other end. However the launcher
-ends, the pipe closes, and this process with it. Where the network fails, another machine may never hear of that: there
-the launcher writes into the pipe from time to time, and ``DML_SILENCE`` says for how many seconds it may be silent.
+Standard input is a pipe, or an ssh connection, of which only the launcher holds the other end. Whatever ends the
+launcher, the pipe closes, and then this process ends. If the network fails, another machine may not notice. There the
+launcher writes a byte into the pipe every few seconds, and this process ends after ``DML_SILENCE`` seconds without one.
 Without a SCRIPT this is the parameter server or its scheduler.
 
-It ends at once also by itself: MXNet would have it wait for all others, which may be waiting for it.
+The process ends with `os._exit`: MXNet would wait for all other processes, which may be waiting for this one.
 """
 import os
 import runpy
@@ -41,7 +41,7 @@ if __name__ == '__main__':
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.argv = sys.argv[1:] or ['']
     sys.path[0] = here
-    from common.runtime import prepare  # whatever the script imports first, MXNet is prepared
+    from common.runtime import prepare  # also prepares MXNet for the script
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv[0] else here
     status = _run()
     for stream in (sys.stdout, sys.stderr):

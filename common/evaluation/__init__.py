@@ -3,7 +3,7 @@
     python -m common.evaluation --embeddings E.npz
     python -m common.evaluation --model X-best.params
 
-`retrieval` defines the retrieval metrics, `clustering` the clusters that the NMI is computed from, `command` what the
+`retrieval` defines the retrieval metrics, `clustering` the clusters that the NMI is computed from, `__main__` what the
 command line does.
 """
 from common.evaluation.clustering import kmeans, nmi

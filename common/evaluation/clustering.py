@@ -13,6 +13,7 @@ Lloyd's full k-means for any number of clusters, in matrix products:
 """
 from __future__ import annotations
 
+import copy
 from typing import Optional, Tuple
 
 import mxnet as mx
@@ -128,7 +129,7 @@ def plus_plus(x: np.ndarray, k: int, rng: np.random.RandomState, ctx: Optional[m
 
 
 class Lloyd:
-    """Points, centres and who belongs to whom.
+    """Points, centres, and the centre of each point.
 
     Attributes
     ----------
@@ -150,9 +151,8 @@ class Lloyd:
         return float(self.own.sum())
 
     def copy(self) -> Lloyd:
-        """The same state in arrays of its own."""
-        other = Lloyd.__new__(Lloyd)
-        other.x, other.norms, other.ctx = self.x, self.norms, self.ctx
+        """A copy that can change without changing this one."""
+        other = copy.copy(self)
         for name in ('centres', 'index', 'own', 'stale'):
             setattr(other, name, getattr(self, name).copy())
         return other

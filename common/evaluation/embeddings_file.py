@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from typing import Dict, Optional
+from typing import Dict, Optional, Union
 
 import numpy as np
 
@@ -43,13 +43,14 @@ def load_embeddings(path: str, labels_path: Optional[str] = None) -> Dict[str, n
     if kind == '.csv':
         arrays = _read_csv(path)
     elif kind == '.npy':
-        arrays = {'embeddings': _read_npy(path)}
+        arrays = {'embeddings': _read_arrays(path, '.npy')}
     else:
-        arrays = _read_npz(path)
+        arrays = _read_arrays(path, '.npz')
     if labels_path is not None:
         if 'labels' in arrays:
             raise UsageError(f'--labels: {path} has labels of its own')
-        arrays['labels'] = _read_npy(labels_path) if labels_path.lower().endswith('.npy') else _read_lines(labels_path)
+        is_array = labels_path.lower().endswith('.npy')
+        arrays['labels'] = _read_arrays(labels_path, '.npy') if is_array else _read_lines(labels_path)
     if 'labels' not in arrays and kind == '.npy':
         raise UsageError(f'--embeddings {path} has no labels: name a file of them with --labels')
     for name in ARRAYS[:2]:
@@ -59,25 +60,19 @@ def load_embeddings(path: str, labels_path: Optional[str] = None) -> Dict[str, n
     return arrays
 
 
-def _read_npz(path: str) -> Dict[str, np.ndarray]:
+def _read_arrays(path: str, kind: str) -> Union[np.ndarray, Dict[str, np.ndarray]]:
+    """The array of an ``.npy``, or the known ones of an ``.npz``."""
     try:
-        return read_npz(path, ARRAYS)
-    except ValueError as error:
-        if zipfile.is_zipfile(path) and 'allow_pickle' in str(error):
-            raise EvaluationError(f'{path}: it holds Python objects; save arrays of numbers') from None
-        raise EvaluationError(f'{path}: it is not an .npz file, or a damaged one') from None
-
-
-def _read_npy(path: str) -> np.ndarray:
-    try:
+        if kind == '.npz':
+            return read_npz(path, ARRAYS)
         with open(path, 'rb') as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except OSError:
         raise
     except Exception as error:      # a damaged head raises SyntaxError, TokenError, ... from one Python to the next
-        if 'allow_pickle' in str(error):
-            raise EvaluationError(f'{path}: it holds Python objects; save an array of numbers') from None
-        raise EvaluationError(f'{path}: it is not an .npy file, or a damaged one') from None
+        if 'allow_pickle' in str(error) and (kind == '.npy' or zipfile.is_zipfile(path)):
+            raise EvaluationError(f'{path}: it holds Python objects; save arrays of numbers') from None
+        raise EvaluationError(f'{path}: it is not an {kind} file, or a damaged one') from None
 
 
 def _read_lines(path: str) -> np.ndarray:

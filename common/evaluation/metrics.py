@@ -7,7 +7,7 @@ import mxnet as mx
 import numpy as np
 
 from common.evaluation.clustering import kmeans, nmi
-from common.evaluation.retrieval import check_inputs, retrieval_metrics
+from common.evaluation.retrieval import retrieval_metrics
 from common.evaluation.structure import structure_metrics
 
 DEFAULT_KS = (1, 2, 4, 8, 16, 32)
@@ -45,7 +45,6 @@ def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.nd
     ------
     EvaluationError : NaN or infinite embeddings, labels of another length, an empty gallery, one image only.
     """
-    embeddings, labels, *_ = check_inputs(embeddings, labels, gallery, gallery_labels)
     metrics = retrieval_metrics(embeddings, labels, gallery, gallery_labels, ks=ks, ctx=ctx, by_class=by_class)
     if with_nmi:
         clusters, _, _ = kmeans(embeddings, len(np.unique(labels)), ctx=ctx, seed=seed)

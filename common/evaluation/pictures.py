@@ -33,12 +33,6 @@ def _thumbnail(path: str) -> Image.Image:
         return tile
 
 
-def _save(image: Image.Image, path: str) -> None:
-    form = Image.registered_extensions().get(os.path.splitext(path)[1].lower(), 'PNG')
-    with atomic_write(path) as file:
-        image.save(file, form)
-
-
 def retrieval_picture(imageset, embeddings: np.ndarray, labels: np.ndarray, path: str, queries: int = 8,
                       neighbours: int = 8, seed: int = 0) -> None:
     """Draws queries, one a row, with their nearest neighbours: those of the query's class framed green, others red.
@@ -78,7 +72,8 @@ def retrieval_picture(imageset, embeddings: np.ndarray, labels: np.ndarray, path
             colour = PLAIN if not column else RIGHT if labels[index] == labels[query] else WRONG
             draw.rectangle([left, top, left + SIDE + 2 * FRAME - 1, top + SIDE + 2 * FRAME - 1], fill=colour)
             canvas.paste(_thumbnail(imageset.paths[index]), (left + FRAME, top + FRAME))
-    _save(canvas, path)
+    with atomic_write(path) as file:
+        canvas.save(file, Image.registered_extensions().get(os.path.splitext(path)[1].lower(), 'PNG'))
 
 
 def embedding_map(embeddings: np.ndarray, labels: np.ndarray, path: str, seed: int = 0) -> None:

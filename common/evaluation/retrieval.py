@@ -165,10 +165,10 @@ def row_hashes(x: np.ndarray) -> np.ndarray:
 
 
 def without_spare_duplicates(x: np.ndarray, depth: int) -> np.ndarray:
-    """The rows that can be among the `depth` nearest to anything: of more than depth + 1 equal rows, the first so many.
+    """The rows that can be among the `depth` nearest to anything: of equal rows, the first depth + 1.
 
-    (One more than depth, because one of them may be the query itself.) A network that collapses makes all embeddings
-    equal, and without this every comparison would be a tie, to be decided slowly.
+    It is one more than depth because one of them may be the query itself. A network that collapses makes all embeddings
+    equal. Without this function every comparison would then be a tie, which takes long to decide.
 
     Parameters
     ----------
@@ -355,7 +355,7 @@ class BlockState:
         self.high[self.listed] = bound[self.listed]
 
     def add(self, first_row: int, found: np.ndarray) -> None:
-        """Takes the places in a (gallery rows, block) tile whose distances are to be found exactly."""
+        """Notes places in a (gallery rows, block) tile whose distances must be computed exactly."""
         if len(found):
             gallery, row = np.divmod(found, len(self.rows))
             self.waiting.append((row, self.search.order[gallery + first_row]))

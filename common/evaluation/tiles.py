@@ -41,15 +41,9 @@ def map_blocks(function: Callable, blocks: Iterable) -> Iterator:
     with controller().limit(limits=1):
         if threads == 1:
             yield from map(function, blocks)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            futures = [pool.submit(function, block) for block in blocks]
-            try:
-                for future in futures:
-                    yield future.result()
-            finally:                        # an error, or Ctrl-C: what has not begun need not begin
-                for future in futures:
-                    future.cancel()
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                yield from pool.map(function, blocks)       # on an error or Ctrl-C it cancels what has not begun
 
 
 def augment(x: np.ndarray, factor: float, last) -> np.ndarray:

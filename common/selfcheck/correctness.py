@@ -12,7 +12,7 @@ import importlib
 import io
 import os
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import cv2
 import mxnet as mx
@@ -25,10 +25,11 @@ from common.evaluation.clustering import nearest_centres
 from common.evaluation.retrieval import rank
 from common.seeds import seed_everything
 from common.selfcheck.machine import for_evaluation
-from common.selfcheck.report import Comparison, Finding, Measurement
+from common.selfcheck.report import Finding
 from common.training.checkpoint import block_arrays
 from common.training.learner import Learner
-from dataset.loader import Loader
+from dataset import ImageSet
+from dataset.loader import Batch, Loader
 from models import EmbeddingNet, get_backbone
 
 CPU = mx.cpu(0)
@@ -58,19 +59,15 @@ def scripts() -> List[str]:
                                                                                           'train_*.py')))
 
 
-def make_images(folder: str, size: int, classes: int = 128, train: int = 10, test: int = 2) -> str:
+def make_images(folder: str, size: int) -> str:
     """Writes class folders of JPEGs: enough classes and images for the published batches of all scripts."""
     rng = np.random.RandomState(0)
-    for c in range(classes):
+    for c in range(128):
         os.makedirs(os.path.join(folder, f'{c:03d}'))
-        for i in range(train if c < classes // 2 else test):
-            cv2.imwrite(os.path.join(folder, f'{c:03d}', f'{i}.jpg'), pattern(rng, size))
+        for i in range(10 if c < 64 else 2):        # the first half is trained on
+            smooth = cv2.resize(rng.randint(0, 256, (6, 6, 3)).astype(np.uint8), (size, size))
+            cv2.imwrite(os.path.join(folder, f'{c:03d}', f'{i}.jpg'), smooth)   # networks cannot tell noise apart
     return folder
-
-
-def pattern(rng: np.random.RandomState, size: int) -> np.ndarray:
-    """A smooth image, (size, size, 3) uint8: networks tell such images apart, unlike noise."""
-    return cv2.resize(rng.randint(0, 256, (6, 6, 3)).astype(np.uint8), (size, size))
 
 
 def parse(module: ModuleType, tree: str, *more: str) -> argparse.Namespace:
@@ -85,19 +82,17 @@ def small_network(opt: argparse.Namespace) -> List[str]:
     return ['--model', 'convnet', '--image-size', size, '--resize', size]
 
 
-def learner_of(module: ModuleType, flags: argparse.Namespace, data: training.Data,
-               devices: List[mx.Context]) -> Learner:
-    """The script's experiment, ready to be trained; of an ensemble the first member."""
+def learner_of(module: ModuleType, flags: argparse.Namespace, data: training.Data, devices: List[mx.Context],
+               calm: bool = False) -> Learner:
+    """The script's experiment, ready to be trained; of an ensemble the first member.
+
+    `calm`: without dropout, whose masks differ between devices, and with batch norm's running statistics.
+    """
     seed_everything(flags.seed)
     built = module.build(flags, data, devices)
-    return Learner(built.member(0) if isinstance(built, training.Ensemble) else built, flags, devices)
-
-
-def calm_learner_of(module: ModuleType, flags: argparse.Namespace, data: training.Data,
-                    devices: List[mx.Context]) -> Learner:
-    """The same without dropout, and with batch norm's running statistics."""
-    learner = learner_of(module, flags, data, devices)
-    learner.net.apply(use_running_statistics).apply(without_dropout)    # in time: there is no graph yet
+    learner = Learner(built.member(0) if isinstance(built, training.Ensemble) else built, flags, devices)
+    if calm:
+        learner.net.apply(use_running_statistics).apply(without_dropout)    # in time: there is no graph yet
     return learner
 
 
@@ -111,9 +106,16 @@ def use_running_statistics(block: gluon.Block, yes: bool = True) -> None:
 
 
 def without_dropout(block: gluon.Block) -> None:
-    """Switches off dropout, whose masks differ between devices."""
+    """Switches off dropout."""
     if isinstance(block, gluon.nn.Dropout):
         block._rate = 0
+
+
+def first_batch(images: ImageSet, learner: Learner, flags: argparse.Namespace) -> Batch:
+    """The first batch that a script would train on."""
+    with Loader(images, learner.sampler, train=True, image_size=flags.image_size, resize=flags.resize,
+                seed=flags.seed) as loader:
+        return next(iter(loader))
 
 
 def copy_parameters(source: gluon.Block, target: gluon.Block) -> None:
@@ -136,11 +138,11 @@ def relative(measured: Dict[str, np.ndarray], reference: Dict[str, np.ndarray]) 
     return max((d if np.isfinite(d) else np.inf for d in differences), default=0.0)
 
 
-def same_arrays(name: str, measured: Any, reference: Any, tolerance: str) -> Comparison:
+def same_arrays(name: str, measured: Any, reference: Any, tolerance: str) -> Finding:
     """Compares an array, or arrays by name."""
     if not isinstance(reference, dict):
         measured, reference = {'': measured}, {'': reference}
-    return Comparison(f'{name}, relative difference', relative(measured, reference), 0.0, TOLERANCES[tolerance])
+    return Finding(f'{name}, relative difference', relative(measured, reference), 0.0, TOLERANCES[tolerance])
 
 
 def gradients(block: gluon.Block, device: mx.Context) -> Dict[str, np.ndarray]:
@@ -150,32 +152,27 @@ def gradients(block: gluon.Block, device: mx.Context) -> Dict[str, np.ndarray]:
 
 
 def loss_and_head(name: str, device: mx.Context, opt: argparse.Namespace, tree: str) -> Iterator[Finding]:
-    """One script at its published batch size: its loss on given embeddings, and its network with its head.
-
-    Without dropout, whose masks differ, and with batch norm's running statistics.
-    """
+    """One script at its published batch size: its loss on given embeddings, and its network with its head."""
     module = importlib.import_module(name)
     flags = parse(module, tree, *small_network(opt))
     data = training.load_data(flags)
-    there, here = (calm_learner_of(module, flags, data, [ctx]) for ctx in (device, CPU))
+    there, here = (learner_of(module, flags, data, [ctx], calm=True) for ctx in (device, CPU))
     copy_parameters(here.net, there.net)
     copy_parameters(here.loss, there.loss)
-    with Loader(data.train, here.sampler, train=True, image_size=flags.image_size, resize=flags.resize,
-                seed=flags.seed) as loader:
-        batch = next(iter(loader))
-
+    batch = first_batch(data.train, here, flags)
     outputs = [learner.forward(batch.images).asnumpy() for learner in (there, here)]
     yield same_arrays('embeddings', outputs[0], outputs[1], 'embeddings, running')
     embeddings = drawn_like(outputs[1], batch.labels)
     (value, slope, own), (right, right_slope, right_own) = (
         loss_gradients(learner, embeddings, batch.labels, flags.seed) for learner in (there, here))
-    yield Comparison('value of the loss', value, right, TOLERANCES['loss'] * abs(right))
+    yield Finding('value of the loss', value, right, TOLERANCES['loss'] * abs(right))
     yield same_arrays('gradient of the embeddings', slope, right_slope, 'loss')
     if right_own:
         yield same_arrays("gradients of the loss's parameters", own, right_own, 'loss')
     slope = np.random.RandomState(6).normal(size=embeddings.shape)
-    nets = [net_gradients(learner, batch.images, slope) for learner in (there, here)]
-    yield same_arrays('gradients of network and head', nets[0], nets[1], 'gradient, running')
+    slopes = [embed_and_differentiate(learner.forward, learner.net, batch.images, slope, learner.ctx[0])[1]
+              for learner in (there, here)]
+    yield same_arrays('gradients of network and head', *slopes, 'gradient, running')
 
 
 def drawn_like(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -205,12 +202,13 @@ def loss_gradients(learner: Learner, embeddings: np.ndarray, labels: np.ndarray,
     return float(value.asscalar()), x.grad.asnumpy(), gradients(learner.loss, device)
 
 
-def net_gradients(learner: Learner, images: np.ndarray, slope: np.ndarray) -> Dict[str, np.ndarray]:
-    """Gradients of the network's parameters, given the gradient of its embeddings."""
+def embed_and_differentiate(forward: Callable, net: gluon.Block, images: np.ndarray, slope: np.ndarray,
+                            device: mx.Context) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
+    """Embeddings, and the gradients of the network's parameters, given that of the embeddings."""
     with autograd.record():
-        embeddings = learner.forward(images)
-    embeddings.backward(mx.nd.array(slope, ctx=learner.ctx[0]))
-    return gradients(learner.net, learner.ctx[0])
+        embeddings = forward(images)
+    embeddings.backward(mx.nd.array(slope, ctx=device))
+    return embeddings.asnumpy(), gradients(net, device)
 
 
 def network(name: str, device: mx.Context, opt: argparse.Namespace) -> Iterator[Finding]:
@@ -231,7 +229,12 @@ def network(name: str, device: mx.Context, opt: argparse.Namespace) -> Iterator[
     copy_parameters(nets[1][0], nets[0][0])
 
     for running, how, tolerance in ((True, 'running statistics', 'running'), (False, 'as trained', 'trained')):
-        mine, right = (one_pass(net, ctx, images, slope, running) for net, ctx in nets)
+        for net, _ in nets:
+            net.apply(lambda block, yes=running: use_running_statistics(block, yes))
+            net.hybridize(static_alloc=True)    # again, because the graph holds the setting
+        mine, right = (embed_and_differentiate(
+            lambda batch, net=net, ctx=ctx: net(mx.nd.array(batch, ctx=ctx, dtype='uint8')), net, images, slope, ctx)
+            for net, ctx in nets)
         yield same_arrays(f'embeddings, {how}', mine[0], right[0], f'embeddings, {tolerance}')
         slack = 'small gradient' if name == 'convnet' and not running else f'gradient, {tolerance}'
         yield same_arrays(f'gradients, {how}', mine[1], right[1], slack)
@@ -241,21 +244,10 @@ def network(name: str, device: mx.Context, opt: argparse.Namespace) -> Iterator[
         yield same_arrays(f'{what}s of batch norm', *arrays, what)
 
 
-def one_pass(net: EmbeddingNet, ctx: mx.Context, images: np.ndarray, slope: np.ndarray,
-             running: bool) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
-    """Embeddings and gradients of a network, given the gradient of the embeddings."""
-    net.apply(lambda block: use_running_statistics(block, running))
-    net.hybridize(static_alloc=True)    # anew, so that the graph is made anew
-    with autograd.record():
-        embeddings = net(mx.nd.array(images, ctx=ctx, dtype='uint8'))
-    embeddings.backward(mx.nd.array(slope, ctx=ctx))
-    return embeddings.asnumpy(), gradients(net, ctx)
-
-
-def points(count: int, dim: int, per_class: int = 5) -> Tuple[np.ndarray, np.ndarray]:
+def points(count: int, dim: int) -> Tuple[np.ndarray, np.ndarray]:
     """Clusters that overlap, of as many points each as SOP's classes have images."""
     rng = np.random.RandomState(4)
-    labels = np.arange(count) // per_class
+    labels = np.arange(count) // 5
     x = rng.normal(size=(labels[-1] + 1, dim))[labels] + 0.9 * rng.normal(size=(count, dim))
     return x.astype(np.float32), labels
 
@@ -266,18 +258,18 @@ def evaluation(device: mx.Context, opt: argparse.Namespace) -> Iterator[Finding]
     ctx = for_evaluation(device)
     right, found = (rank(x, labels, depth=DEPTH, ctx=c) for c in (None, ctx))
     for k in (1, DEPTH):
-        yield Comparison(f'recall@{k}, percent', 100 * float((found.first <= k).mean()),
+        yield Finding(f'recall@{k}, percent', 100 * float((found.first <= k).mean()),
                          100 * float((right.first <= k).mean()), TOLERANCES['rank'])
-    yield Comparison('queries whose rank differs', float((found.first != right.first).sum()), 0.0, TOLERANCES['rank'])
-    yield Comparison('MAP@R, percent', 100 * float(found.average_precision.mean()),
+    yield Finding('queries whose rank differs', float((found.first != right.first).sum()), 0.0, TOLERANCES['rank'])
+    yield Finding('MAP@R, percent', 100 * float(found.average_precision.mean()),
                      100 * float(right.average_precision.mean()), TOLERANCES['map@r'])
     clusters = int(labels[-1]) + 1
     scores, right_scores = (nearest_centres(x, x[:clusters], c, with_second=True)[1:] for c in (ctx, None))
     for which, mine, theirs in zip(('nearest', 'second nearest'), scores, right_scores):
         yield same_arrays(f'score of the {which} centre', mine, theirs, 'centre')
     (mine, _, inertia), (theirs, _, right_inertia) = (kmeans(x, clusters, ctx=c, seed=5) for c in (ctx, None))
-    yield Comparison(f'inertia of {clusters} clusters', inertia, right_inertia, TOLERANCES['inertia'] * right_inertia)
-    yield Comparison('NMI, percent', 100 * nmi(labels, mine), 100 * nmi(labels, theirs), TOLERANCES['nmi'])
+    yield Finding(f'inertia of {clusters} clusters', inertia, right_inertia, TOLERANCES['inertia'] * right_inertia)
+    yield Finding('NMI, percent', 100 * nmi(labels, mine), 100 * nmi(labels, theirs), TOLERANCES['nmi'])
 
 
 def several_devices(devices: List[mx.Context], opt: argparse.Namespace, tree: str) -> Iterator[Finding]:
@@ -285,11 +277,9 @@ def several_devices(devices: List[mx.Context], opt: argparse.Namespace, tree: st
     module = importlib.import_module(SPLIT)
     flags = parse(module, tree, *small_network(opt))
     data = training.load_data(flags)
-    together, alone = (calm_learner_of(module, flags, data, group) for group in (devices, devices[:1]))
+    together, alone = (learner_of(module, flags, data, group, calm=True) for group in (devices, devices[:1]))
     copy_parameters(alone.net, together.net)
-    with Loader(data.train, alone.sampler, train=True, image_size=flags.image_size, resize=flags.resize,
-                seed=flags.seed) as loader:
-        batch = next(iter(loader))
+    batch = first_batch(data.train, alone, flags)
     values, slopes, moved = [], [], []
     for learner in (together, alone):
         with autograd.record():
@@ -303,12 +293,12 @@ def several_devices(devices: List[mx.Context], opt: argparse.Namespace, tree: st
             trainer.step()
         moved.append([{name: param.data(ctx).asnumpy() for name, param in
                        learner.net._collect_params_with_prefix().items()} for ctx in learner.ctx])
-    yield Comparison('value of the loss', values[0], values[1], TOLERANCES['loss'] * abs(values[1]))
+    yield Finding('value of the loss', values[0], values[1], TOLERANCES['loss'] * abs(values[1]))
     for ctx, mine in zip(devices, slopes[0]):
         yield same_arrays(f'gradients on {ctx}', mine, slopes[1][0], 'several devices')
     unequal = sum(not np.array_equal(array, other[name]) for other in moved[0][1:]
                   for name, array in moved[0][0].items())
-    yield Comparison('parameters that differ between the devices after a step', float(unequal), 0.0, 0.0)
+    yield Finding('parameters that differ between the devices after a step', float(unequal), 0.0, 0.0)
 
 
 def resumption(device: mx.Context, opt: argparse.Namespace, tree: str, folder: str) -> Iterator[Finding]:
@@ -322,8 +312,8 @@ def resumption(device: mx.Context, opt: argparse.Namespace, tree: str, folder: s
     train(module, device, opt, tree, os.path.join(folder, 'resumed'), opt.epochs - 1)
     resumed = train(module, device, opt, tree, os.path.join(folder, 'resumed'), opt.epochs, '--load-checkpoint')
     noise = relative(again, whole)
-    yield Measurement('a run and its repetition, relative difference', noise, '')
-    yield Comparison('a run and one that was resumed, relative difference', relative(resumed, whole), 0.0,
+    yield Finding('a run and its repetition, relative difference', noise)
+    yield Finding('a run and one that was resumed, relative difference', relative(resumed, whole), 0.0,
                      TOLERANCES['resumed'] * noise)
 
 

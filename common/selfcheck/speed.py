@@ -12,13 +12,13 @@ from typing import Dict, Iterator, List
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd, gluon
+from mxnet import autograd
 
 from common.evaluation import kmeans, nmi
 from common.evaluation.retrieval import rank
 from common.selfcheck.correctness import DEPTH, learner_of, parse, points, scripts
 from common.selfcheck.machine import for_evaluation, memory_in_use
-from common.selfcheck.report import Measurement
+from common.selfcheck.report import Finding
 from common.training.learner import Learner
 from common.training.loop import train_epoch
 from common.training.session import Session
@@ -26,19 +26,6 @@ from common.training.session import Session
 NETWORKS = ('inception-bn', 'resnet50_v2')
 WARM_UP = 3                     # steps that are not timed: memory is taken, and cuDNN tries its algorithms
 ANY_SIZE = 'train_proxy'        # takes every batch size, for --batch-size
-
-
-class Batches:
-    """So many batches of a sampler, which is begun again where it ends."""
-
-    def __init__(self, sampler: gluon.data.Sampler, count: int):
-        self.sampler, self.count = sampler, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[List[int]]:
-        return itertools.islice(itertools.chain.from_iterable(itertools.repeat(self.sampler)), self.count)
 
 
 def batch_sizes(opt: argparse.Namespace, tree: str) -> Dict[int, str]:
@@ -52,7 +39,7 @@ def batch_sizes(opt: argparse.Namespace, tree: str) -> Dict[int, str]:
 
 
 def training_speed(network: str, script: str, devices: List[mx.Context], opt: argparse.Namespace,
-                   tree: str) -> Iterator[Measurement]:
+                   tree: str) -> Iterator[Finding]:
     """Images a second of one script on one network: steps on a batch in memory, then the loop that scripts run."""
     module = importlib.import_module(script)
     size = ['--batch-size', str(opt.batch_size)] if opt.batch_size else []
@@ -65,17 +52,19 @@ def training_speed(network: str, script: str, devices: List[mx.Context], opt: ar
     before = [memory_in_use(device) for device in devices]
     with Session(flags) as session:
         learner = learner_of(module, flags, session.data, devices)
-        with session.loader(session.data.train, Batches(learner.sampler, opt.steps), flags.seed) as loader:
+        epochs = itertools.repeat(learner.sampler)
+        batches = list(itertools.islice(itertools.chain.from_iterable(epochs), opt.steps))
+        with session.loader(session.data.train, batches, flags.seed) as loader:
             batch = next(iter(loader))
-            yield Measurement('bare loop', bare_loop(learner, batch.images, batch.labels, opt.steps), 'images/s')
+            yield Finding('bare loop', bare_loop(learner, batch.images, batch.labels, opt.steps), unit='images/s')
             start = time.perf_counter()
             with contextlib.redirect_stderr(io.StringIO()):
                 train_epoch(session, learner, loader, 1, 1, flags.seed)
             mx.nd.waitall()     # the epoch's own clock stops before the last backward pass
-            yield Measurement('whole loop', opt.steps * flags.batch_size / (time.perf_counter() - start), 'images/s')
+            yield Finding('whole loop', opt.steps * flags.batch_size / (time.perf_counter() - start), unit='images/s')
     for device, start in zip(devices, before):
-        yield Measurement(f'memory before, {device}', start, 'MiB')
-        yield Measurement(f'peak memory, {device}', memory_in_use(device), 'MiB')
+        yield Finding(f'memory before, {device}', start, unit='MiB')
+        yield Finding(f'peak memory, {device}', memory_in_use(device), unit='MiB')
 
 
 def bare_loop(learner: Learner, images: np.ndarray, labels: np.ndarray, steps: int) -> float:
@@ -98,7 +87,7 @@ def bare_loop(learner: Learner, images: np.ndarray, labels: np.ndarray, steps: i
     return steps * len(labels) / (time.perf_counter() - start)
 
 
-def evaluation_speed(device: mx.Context, opt: argparse.Namespace) -> Iterator[Measurement]:
+def evaluation_speed(device: mx.Context, opt: argparse.Namespace) -> Iterator[Finding]:
     """Seconds for the metrics of a test set of SOP's size, by the device and by the CPU."""
     x, labels = points(opt.speed_points, opt.embed_dim)
     clusters = int(labels[-1]) + 1
@@ -106,7 +95,7 @@ def evaluation_speed(device: mx.Context, opt: argparse.Namespace) -> Iterator[Me
         start = time.perf_counter()
         rank(x, labels, depth=DEPTH, ctx=ctx)
         middle = time.perf_counter()
-        yield Measurement(f'recall@1..{DEPTH} and MAP@R, {where}', middle - start, 's')
+        yield Finding(f'recall@1..{DEPTH} and MAP@R, {where}', middle - start, unit='s')
         assigned = kmeans(x, clusters, ctx=ctx, seed=5)[0]
         nmi(labels, assigned)
-        yield Measurement(f'k-means with {clusters} clusters and NMI, {where}', time.perf_counter() - middle, 's')
+        yield Finding(f'k-means with {clusters} clusters and NMI, {where}', time.perf_counter() - middle, unit='s')

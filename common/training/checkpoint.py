@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -84,9 +84,3 @@ def load_block_arrays(block: gluon.Block, arrays: Dict[str, np.ndarray]) -> None
             if saved is None or saved.shape != target.shape:
                 raise ValueError(f'{name} does not fit')
             target[:] = mx.nd.array(saved, ctx=target.context, dtype=saved.dtype)
-
-
-def check_finite(blocks: List[gluon.Block]) -> bool:
-    """Are all parameters finite numbers?"""
-    sums = [mx.nd.sum(param.list_data()[0]) for block in blocks for param in block.collect_params().values()]
-    return all(np.isfinite(total.asscalar()) for total in sums)

@@ -1,8 +1,8 @@
 """Ensembles: networks that are trained one after another, and whose embeddings are concatenated (DREML).
 
-A member is trained as any network is (:func:`common.training.loop.train_network`). What differs stands here: it is
-evaluated once, after its last epoch, together with the members before it. It is saved with its embeddings, so that a
-resumed run need not compute them again.
+A member is trained as any network (:func:`common.training.loop.train_network`), with two differences. It is evaluated
+once, after its last epoch, together with the members before it. It is saved with its embeddings, so that a resumed run
+need not compute them again.
 """
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from models.loading import load_parameters
 
 
 def train_ensemble(session: Session, opt: argparse.Namespace, ensemble: Ensemble, run: int) -> None:
-    """Trains the members that are not done yet; those that are come from the disk."""
+    """Trains the members that are not done yet; the embeddings of the others are read from the disk."""
     finished: Dict[str, List[np.ndarray]] = {name: [] for name in session.evaluated}
     for number in range(ensemble.size):
         member = Member(session, opt, run, number, ensemble, finished)
         if number < session.progress.member:
-            member.recall()
+            member.restore()
             continue
         seed_everything(opt.seed, number)
         experiment = ensemble.member(number)
@@ -85,8 +85,8 @@ class Member(SingleNetwork):
     def _embeddings_path(self, name: str) -> str:
         return self.session.files.path(self.run, self.kind)[:-len('.params')] + f'-{name}.npy'
 
-    def recall(self) -> None:
-        """Takes a finished member's embeddings from the disk; where they are damaged, its saved network makes them."""
+    def restore(self) -> None:
+        """Reads a finished member's embeddings from the disk; if they are damaged, its saved network computes them."""
         session, learner = self.session, None
         for name, loader in session.evaluated.items():
             others = self.finished[name]

@@ -1,4 +1,4 @@
-"""What a script says of its algorithm, and the data that it learns from."""
+"""What a script's `build` returns, and the data that it gets."""
 from __future__ import annotations
 
 import argparse
@@ -24,7 +24,7 @@ class Data:
     val: Optional[ImageSet] = None
 
     def fingerprint(self) -> Dict[str, Any]:
-        """What tells these images from others, wherever their folder is: numbers, and a hash of names and labels."""
+        """Identifies the images, in any folder: their numbers, and a hash of their names and labels."""
         found: Dict[str, Any] = {'train_images': len(self.train), 'train_classes': self.train.num_classes,
                                  'test_images': len(self.test), 'test_classes': self.test.num_classes}
         digest = hashlib.sha256()

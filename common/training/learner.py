@@ -167,7 +167,9 @@ class Learner:
 
     def is_finite(self) -> bool:
         """Are all parameters finite numbers?"""
-        return checkpoint.check_finite([self.net, self.loss])
+        sums = [mx.nd.sum(param.list_data()[0]) for block in (self.net, self.loss)
+                for param in block.collect_params().values()]
+        return all(np.isfinite(total.asscalar()) for total in sums)
 
     def gradient_seen(self) -> mx.nd.NDArray:
         """Largest gradient of the network's last layer in this step, left on the device."""
@@ -177,16 +179,12 @@ class Learner:
 
     def largest_gradient(self) -> Dict[str, Any]:
         """Name and value of the largest gradient, for the message of a run that diverged."""
-        largest = {'parameter': None, 'value': 0.0}
-        for block in (self.net, self.loss):
-            for name, param in block.collect_params().items():
-                if param.grad_req != 'null':
-                    value = max(float(mx.nd.max(mx.nd.abs(grad)).asscalar()) for grad in param.list_grad())
-                    if not value <= largest['value']:
-                        largest = {'parameter': name, 'value': value}
-                    if math.isnan(value):
-                        return largest
-        return largest
+        found = [{'parameter': name, 'value': max(float(mx.nd.max(mx.nd.abs(grad)).asscalar())
+                                                  for grad in param.list_grad())}
+                 for block in (self.net, self.loss) for name, param in block.collect_params().items()
+                 if param.grad_req != 'null']
+        return max(found, key=lambda one: (math.isnan(one['value']), one['value']),
+                   default={'parameter': None, 'value': 0.0})
 
     def arrays(self) -> Dict[str, np.ndarray]:
         """All of its state, for a checkpoint."""

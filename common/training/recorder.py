@@ -1,4 +1,4 @@
-"""What a run tells: the run log, the console, which epoch is the best so far, and the summary over runs."""
+"""What a run reports: run log, console, the best epoch so far, and the summary over runs."""
 from __future__ import annotations
 
 import argparse
@@ -25,19 +25,10 @@ def without_classes(scores: Dict[str, Any]) -> Dict[str, Any]:
 
 
 class Recorder:
-    """Writes what happens to the log, says it on the console, and keeps the best network.
+    """Writes what happens to the log and to the console, and keeps the best network.
 
-    Parameters
-    ----------
-    opt : Namespace
-        All flags.
-    progress : Progress
-        Where the command stands; results so far are kept there, so that a checkpoint holds them.
-    files : ModelFiles
-    data : dict
-        The data's fingerprint.
-    with_val : bool
-        Whether there are validation classes (--val-split, --fold), which then choose the network that is kept.
+    Results so far are kept in `progress`, so that a checkpoint holds them. `data` is the data's fingerprint. If there
+    are validation classes (`with_val`, from --val-split or --fold), they choose the network that is kept.
     """
 
     def __init__(self, opt: argparse.Namespace, progress: Progress, files: ModelFiles, data: Dict[str, Any],
@@ -116,7 +107,7 @@ class Recorder:
         return f", best R@1 {best['value']:.2f}" if best else ''
 
     def zero_gradient(self, run: int, epoch: int) -> None:
-        """Says, once, that nothing is learned."""
+        """Warns, once, that nothing is learned."""
         if not self.progress.zero_gradient:
             self.progress.zero_gradient = True
             self.log.write('zero_gradient', run=run, epoch=epoch)
@@ -147,7 +138,7 @@ class Recorder:
         progress.runs.append(result)
 
     def summary(self) -> Dict[str, Any]:
-        """Logs, then says, mean and confidence interval over runs; returns them with the runs' results."""
+        """Logs and prints mean and confidence interval over runs; returns them with the runs' results."""
         runs = self.progress.runs
         summary = {}
         for selection in self.selections:

@@ -15,7 +15,7 @@ from common.errors import TrainingError, UsageError
 from common.files import lock
 from common.training import checkpoint
 
-#: Flags that may differ where a run goes on: they change where things are and how fast, not what is computed.
+#: Flags that may change when a run is resumed: they say where things are and how fast, not what is computed.
 MAY_CHANGE = ('load_checkpoint', 'number_of_runs', 'num_workers', 'gpus', 'logfile', 'log_postfix', 'save_model_prefix',
               'results_dir', 'data_path', 'cache', 'kvstore')
 
@@ -68,14 +68,14 @@ class Progress:
     finished: Dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def start_next_run(self) -> None:
-        """Sets everything for the next run, which starts afresh."""
+        """Resets everything for the next run."""
         self.run, self.member, self.epoch = self.run + 1, 0, None
         self.images_seen, self.chosen = 0, {}
         self.seconds = self.evaluation_seconds = self.total_seconds = 0.0
 
 
 def flags_of(opt: argparse.Namespace) -> Dict[str, Any]:
-    """All flags, in JSON's types."""
+    """All flags, as types that JSON has."""
     flags = {name: value for name, value in vars(opt).items() if name not in NO_FLAGS}
     return {name: value if isinstance(value, (type(None), bool, int, float, str)) else str(value)
             for name, value in flags.items()}
@@ -104,7 +104,7 @@ def load(path: str, opt: argparse.Namespace, data: Dict[str, Any]) -> Tuple[Prog
     start = dataclasses.asdict(Progress())
     wrong = [name for name, default in {**start, 'flags': {}}.items() if not _is_like(meta.get(name, ...), default)]
     if wrong:
-        raise TrainingError(f'{path} is not the checkpoint of a training run: it has no right {wrong[0]!r}')
+        raise TrainingError(f'{path} is not the checkpoint of a training run: its {wrong[0]!r} is missing or wrong')
     if meta['epoch'] is not None and not arrays:
         raise TrainingError(f'{path} does not fit this network: it is of epoch {meta["epoch"]}, and has no arrays')
     if meta.get('script', opt.script) != opt.script:
@@ -123,7 +123,7 @@ def load(path: str, opt: argparse.Namespace, data: Dict[str, Any]) -> Tuple[Prog
     if isinstance(there, dict) and there != data:
         raise UsageError(f'--data-path: {path} was made with {_in_words(there)}; here are {_in_words(data)}')
     if meta['epoch'] is None:
-        arrays = {}                     # of the run that has ended; the next one starts afresh
+        arrays = {}                     # those are of the run that has ended
     return Progress(**{name: meta[name] for name in start}), arrays
 
 
@@ -144,7 +144,7 @@ def _in_words(data: Dict[str, Any]) -> str:
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """May a checkpoint hold `value` where a new run holds `default`? A default of None stands for a count."""
+    """Has `value`, from a checkpoint, the type of a new run's `default`? A default of None stands for a count."""
     if default is None:
         return value is None or type(value) is int and value >= 0
     return type(value) is type(default) or isinstance(default, float) and type(value) is int

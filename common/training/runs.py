@@ -20,7 +20,7 @@ def run(opt: argparse.Namespace, build: Callable[..., Union[Experiment, Ensemble
     opt : Namespace
         The flags, from the script's `parse_args`. `opt.gpus` may be a list of contexts.
     build : callable
-        ``build(opt, data, ctx)`` -> Experiment or Ensemble, called afresh for every run, with `opt.seed` the run's.
+        ``build(opt, data, ctx)`` -> Experiment or Ensemble, called for every run, with the seed of the run in `opt`.
 
     Returns
     -------

@@ -28,18 +28,18 @@ class Published(NamedTuple):
     note: str
 
 
-def read_paper(path: Optional[str] = None) -> List[Published]:
+def read_paper() -> List[Published]:
     """The published numbers, from ``results/paper.csv``."""
-    with open(path or os.path.join(ROOT, 'results', 'paper.csv'), newline='', encoding='utf-8') as file:
+    with open(os.path.join(ROOT, 'results', 'paper.csv'), newline='', encoding='utf-8') as file:
         return [Published(r['figure'], r['dataset'], r['model'], r['algorithm'],
                           int(r['embed_dim']) if r['embed_dim'] else None,
                           int(r['batch_size']) if r['batch_size'] else None,
                           r['metric'], float(r['value']), r['source'], r['note']) for r in csv.DictReader(file)]
 
 
-def paper_figures(paper: Optional[List[Published]] = None) -> Dict[str, Figure]:
+def paper_figures() -> Dict[str, Figure]:
     """The published figures."""
-    paper = read_paper() if paper is None else paper
+    paper = read_paper()
     rows = [algorithm(k) for k in sorted({p.algorithm for p in paper}, key=position)]
     found = {}
     for dataset, model in dict.fromkeys((p.dataset, p.model) for p in paper if p.figure == 'table'):

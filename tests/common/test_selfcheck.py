@@ -1,7 +1,5 @@
 """The check of a machine, with two CPU contexts in place of devices: it runs, and goes red when a device is wrong."""
 import json
-import os
-import stat
 
 import mxnet as mx
 import numpy as np
@@ -9,16 +7,19 @@ import pytest
 
 from common.errors import UsageError
 from common.evaluation.tiles import DeviceTiles
-from common.selfcheck import command, correctness, machine, speed
-from common.selfcheck.report import Comparison, Measurement, Report
+from common.selfcheck import __main__ as command
+from common.selfcheck import correctness, machine, speed
+from common.selfcheck.report import Finding, Report
 from common.training.optimisers import GroupTrainer
 from models import EmbeddingNet
 from models.losses.npairs import NPairLoss
 from tests.tiny import SCRIPTS
 
 
-def options(*more):
-    return command.parse_args(['--quick', *more])
+def options(*more, **sizes):
+    opt = command.parse_args(['--quick', *more])
+    vars(opt).update(sizes)
+    return opt
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +28,7 @@ def tree(tmp_path_factory):
 
 
 def failed(findings):
-    return [f.name for f in findings if isinstance(f, Comparison) and not f.ok]
+    return [f.name for f in findings if not f.ok]
 
 
 @pytest.mark.slow
@@ -48,19 +49,19 @@ def test_the_whole_check_runs_without_a_gpu(tmp_path, capsys):
         for finding in check['findings']:
             assert finding.get('ok', True) and np.isfinite([v for v in finding.values() if type(v) is float]).all()
     resumed = next(c for c in content['checks'] if c['check'] == 'resumed run')
-    assert [f.get('measured', f.get('value')) for f in resumed['findings']] == [0, 0]     # the same bits
+    assert [f['measured'] for f in resumed['findings']] == [0, 0]     # the same bits
 
 
 def test_the_slow_parts_run_on_the_smallest_sizes(tree):
     """As the whole check, which CI may leave out, but for the two large networks."""
-    opt = options('--points', '300', '--speed-points', '300', '--image-size', '32')
+    opt = options(points=300, speed_points=300, image_size=32)
     devices = [mx.cpu(0), mx.cpu(1)]
     findings = [*correctness.network('convnet', devices[1], opt), *correctness.evaluation(devices[1], opt),
                 *correctness.several_devices(devices, opt, tree)]
     assert len(findings) == 6 + 8 + 4 and not failed(findings)
     measured = [*speed.evaluation_speed(devices[1], opt),
                 *speed.training_speed('convnet', 'train_proxy', devices, opt, tree)]
-    assert len(measured) == 4 + 6 and all(m.value > 0 for m in measured)
+    assert len(measured) == 4 + 6 and all(m.measured > 0 for m in measured)
 
 
 @pytest.mark.parametrize('name', SCRIPTS)
@@ -100,7 +101,7 @@ def test_a_wrong_loss_is_named(tree, tmp_path, capsys, monkeypatch):
 
 def test_a_wrong_device_is_found_by_every_kind_of_check(tree, tmp_path, monkeypatch):
     """A network and a tile of scores that are slightly wrong on the second device, and a resumption that forgets."""
-    devices, opt = [mx.cpu(0), mx.cpu(1)], options('--points', '300', '--image-size', '32')
+    devices, opt = [mx.cpu(0), mx.cpu(1)], options(points=300, image_size=32)
     with monkeypatch.context() as patch:
         patch.setattr(EmbeddingNet, 'forward', wrong_on(mx.cpu(1), EmbeddingNet.forward, lambda y: y + 0.01))
         assert 'embeddings, running statistics, relative difference' in failed(
@@ -118,46 +119,43 @@ def test_a_wrong_device_is_found_by_every_kind_of_check(tree, tmp_path, monkeypa
 
 def test_a_check_that_raises_is_one_line_and_the_next_goes_on(tmp_path, capsys):
     def broken():
-        yield Measurement('speed', 1.0, 'images/s')
+        yield Finding('speed', 1.0, unit='images/s')
         raise mx.base.MXNetError('Traceback:\n  stack\nMXNetError: the device is gone\n')
 
     report = Report(str(tmp_path / 'check.json'), {'machine': 'here'})
     report.run('broken', 'gpu(0)', broken)
-    report.run('exits', 'gpu(0)', lambda: command.parse_args(['--epochs', '1']))
+    report.run('exits', 'gpu(0)', lambda: command.parse_args(['--batch-size', 'x']))
     report.run('full', 'gpu(0)', lambda: (_ for _ in ()).throw(MemoryError()))
-    report.run('nothing', 'gpu(0)', lambda: [Comparison('a NaN', float('nan'), 0.0, 1.0)])
-    report.run('good', 'gpu(0)', lambda: [Comparison('a number', 1.0, 1.1, 0.2)])
+    report.run('nothing', 'gpu(0)', lambda: [Finding('a NaN', float('nan'), 0.0, 1.0)])
+    report.run('good', 'gpu(0)', lambda: [Finding('a number', 1.0, 1.1, 0.2)])
     assert report.finish() == 1
     content = json.loads((tmp_path / 'check.json').read_text())
-    assert content['wrong'] == ['broken on gpu(0): MXNetError: MXNetError: the device is gone',
+    assert content['wrong'] == ['broken on gpu(0): MXNetError: the device is gone',
                                 'exits on gpu(0): SystemExit: 2', 'full on gpu(0): out of memory',
                                 'nothing on gpu(0): a NaN']
     assert content['checks'][3]['findings'][0]['measured'] is None and content['machine'] == 'here'
     assert content['checks'][4]['findings'][0]['ok']
 
 
-def test_devices_are_described(tmp_path, monkeypatch):
+def test_devices_are_described(monkeypatch):
     assert machine.describe_device(mx.cpu(1))['name'] == 'CPU in place of a device'
-    program = tmp_path / 'nvidia-smi'
-    program.write_text('#!/bin/sh\ncase "$*" in\n'
-                       '"-i 3 --query-gpu=name --format=csv,noheader,nounits") echo "Tesla V100-SXM2-16GB" ;;\n'
-                       '"-i 3 --query-gpu=driver_version "*) echo 450.80.02 ;;\n'
-                       '*) echo "not a valid field" >&2; exit 2 ;;\nesac\n')
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '2,3')
+    monkeypatch.setattr(machine, 'graphics_cards', lambda: {1: ('Tesla V100-SXM2-16GB', (7, 0))})
+    monkeypatch.setattr(machine, 'driver_number', lambda: '450.80.02')
     monkeypatch.setattr(mx.context, 'gpu_memory_info', lambda number: (2 ** 30, 16 * 2 ** 30))
-    assert machine.describe_device(mx.gpu(1)) == {'device': 'gpu(1)', 'name': 'Tesla V100-SXM2-16GB', 'memory': 16384,
-                                                  'compute_capability': 'unknown', 'driver': '450.80.02'}
+    known = {'device': 'gpu(1)', 'name': 'Tesla V100-SXM2-16GB', 'memory': 16384, 'compute_capability': '7.0',
+             'driver': '450.80.02'}
+    assert machine.describe_device(mx.gpu(1)) == known
+    assert machine.describe_device(mx.gpu(0)) == {**known, 'device': 'gpu(0)', 'name': 'unknown',
+                                                  'compute_capability': 'unknown'}
     assert machine.memory_in_use(mx.gpu(1)) == 15 * 1024
 
 
 def test_flags(capsys):
     assert command.parse_args([]).points == 20000 and command.parse_args([]).speed_points == 60502
-    assert options('--points', '500').points == 500     # a flag counts more than --quick
+    assert options('--batch-size', '0').batch_size == 0     # a flag counts more than --quick
     with pytest.raises(SystemExit) as ended:
-        command.parse_args(['--epochs', '1'])
-    assert ended.value.code == 2 and 'nothing to resume' in capsys.readouterr().err
+        command.parse_args(['--image-size', '0'])
+    assert ended.value.code == 2 and '--image-size' in capsys.readouterr().err
     with pytest.raises(UsageError, match='--gpus 7'):
         command.run(options('--gpus', '7'))
 

@@ -399,7 +399,7 @@ def prepare() -> None:
     import matplotlib.figure  # noqa: F401
     import requests  # noqa: F401
 
-    import common.evaluation.command  # noqa: F401
+    import common.evaluation.__main__  # noqa: F401
     warnings.filterwarnings('ignore', category=RuntimeWarning, module='runpy')  # that a command is imported already
 
 

@@ -11,7 +11,7 @@ from common.training import checkpoint
 from common.errors import TrainingError
 from common.evaluation import EvaluationError
 from common.files import write_npz
-from common.evaluation.command import load_embeddings
+from common.evaluation.embeddings_file import load_embeddings
 from tests.tiny import flags, make_tree
 
 

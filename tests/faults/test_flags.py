@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.distributed import launch
-from common.evaluation import command as score
+from common.evaluation import __main__ as score
 from common.errors import UsageError
 from dataset import check, download
 from models import weights

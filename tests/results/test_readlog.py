@@ -23,7 +23,7 @@ def test_a_json_log_tells_everything(tmp_path):
     [experiment] = read_log(samples.log(tmp_path / 'a.jsonl', 'margin', (40.0, 60.0, 55.0), seed=7))
     assert (experiment.algorithm, experiment.dataset, experiment.model) == ('margin', 'GLYPHS', 'convnet')
     assert experiment.flags['embed_dim'] == 64 and experiment.git == '0123456789ab'
-    assert experiment.weights['sha256'] == 'ab' * 32 and experiment.versions['mxnet'] == '1.9.1' and experiment.complete
+    assert experiment.weights['sha256'] == 'ab' * 32 and experiment.versions['mxnet'] == '1.9.1'
     run = experiment.runs[1]
     assert run.finished and run.seed == 7 and run.seconds == 12.0 and run.images_seen == 12000
     assert run.untrained['recall@1'] == 8.0 and [e.number for e in run.epochs] == [0, 1, 2, 3]
@@ -51,7 +51,7 @@ def test_a_log_cut_off_anywhere_reads_up_to_its_last_whole_line(tmp_path):
 def test_the_best_of_an_unfinished_run_comes_from_its_epochs_after_training_began(tmp_path):
     [experiment] = read_log(samples.log(tmp_path / 'a.jsonl', recalls=(5.0, 4.0), end=False))
     run = experiment.runs[1]
-    assert not run.finished and not experiment.complete
+    assert not run.finished
     assert run.chosen['best-on-test'][0] == 1          # not epoch 0, although that was better
     assert run.chosen['last'][0] == 2
 
@@ -60,10 +60,9 @@ def test_of_lines_that_a_resumed_run_wrote_twice_the_last_counts(tmp_path):
     config = samples.config()
     first = samples.run_events(config['id'], [40.0, 41.0, 42.0], end=False)
     again = samples.run_events(config['id'], [40.0, 51.0, 52.0])[2:]
-    resume = {'event': 'resume', 'id': config['id'], 'run': 1, 'epoch': 1}
-    [experiment] = read_log(samples.write(tmp_path / 'a.jsonl', [config, *first, resume, *again]))
+    [experiment] = read_log(samples.write(tmp_path / 'a.jsonl', [config, *first, *again]))
     assert [e.metrics['recall@1'] for e in experiment.runs[1].epochs] == [8.0, 40.0, 51.0, 52.0]
-    assert experiment.resumed == 1 and experiment.runs[1].finished
+    assert experiment.runs[1].finished
 
 
 def test_experiments_that_share_a_file_are_kept_apart_even_if_their_lines_mix(tmp_path):
@@ -142,10 +141,9 @@ def test_an_ensemble_starts_untrained_and_counts_its_epochs_through(tmp_path):
 def test_both_styles_of_text_say_the_same(tmp_path, first_epoch, percent, before):
     text = samples.text_log([[40.0, 52.0, 45.0], [41.0, 42.0, 50.0]], first_epoch, percent, before=before)
     [experiment] = read_log(_write(tmp_path / 'train_margin_cub.log', text))
-    assert (experiment.style, experiment.algorithm, experiment.dataset, experiment.model) == (
-        'text', 'margin', 'CUB', 'inception-bn')
+    assert (experiment.algorithm, experiment.dataset, experiment.model) == ('margin', 'CUB', 'inception-bn')
     assert experiment.flags['beta'] == 1.2 and experiment.flags['gpus'] == -1 and experiment.flags['use_crops'] is False
-    assert experiment.complete and [r.finished for r in experiment.runs.values()] == [True, True]
+    assert [r.finished for r in experiment.runs.values()] == [True, True]
     one, two = experiment.runs.values()
     assert one.untrained == pytest.approx({'recall@1': 30.0, 'recall@2': 40.0, 'nmi': 44.0})
     assert [e.number for e in one.epochs] == [0, 1, 2, 3] and one.epochs[1].loss == 50.5

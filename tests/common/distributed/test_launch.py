@@ -249,7 +249,7 @@ def test_two_workers_reach_the_recall_of_one_process(tmp_path):
 
 @pytest.mark.parametrize('sent, status, said', [
     (signal.SIGINT, 130, 'the same command with --load-checkpoint goes on'),
-    pytest.param(signal.SIGTERM, 143, '', marks=pytest.mark.slow),
+    (signal.SIGTERM, 143, 'the same command with --load-checkpoint goes on'),
     (signal.SIGKILL, -9, ''),
 ])
 def test_whatever_ends_the_launcher_ends_all(tree, tmp_path, sent, status, said):

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import mxnet as mx
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 from common import evaluation
 from common.errors import UsageError
 from common.evaluation import pictures, retrieval, tiles
-from common.evaluation import command as score
+from common.evaluation import __main__ as score
 from common.evaluation import EvaluationError, embed, evaluate, recall_at_k
 from common.stats import PLAIN_METRICS
 from tests.oracles.retrieval import NEVER, brute_force
@@ -453,7 +454,7 @@ def test_command_ends_with_one_line_on_a_bad_file(kind, message, tmp_path, monke
     path = damaged(tmp_path, kind)
     monkeypatch.setattr(sys, 'argv', ['evaluation.py', '--embeddings', path, '--gpus', '-2'])
     with pytest.raises(SystemExit) as end:
-        score.command()
+        score.main(score.parse_args, score.run)
     err = capsys.readouterr().err
     assert end.value.code == 1 and message in err and path in err and err.count('\n') == 1
 
@@ -467,7 +468,7 @@ def test_wrong_usage_ends_with_status_2(argv, monkeypatch, capsys, tmp_path):
     argv = [save(tmp_path / 'a.npz', embeddings=FOUR[0], labels=FOUR[1]) if a == 'a' else a for a in argv]
     monkeypatch.setattr(sys, 'argv', ['evaluation.py', *argv])
     with pytest.raises(SystemExit) as end:
-        score.command()
+        score.main(score.parse_args, score.run)
     assert end.value.code == 2 and capsys.readouterr().err.count('\n') == 1
 
 
@@ -610,3 +611,18 @@ def test_an_npy_needs_labels(tmp_path):
     np.save(tmp_path / 'e.npy', np.eye(3))
     with pytest.raises(UsageError, match='--labels'):
         scored('--embeddings', str(tmp_path / 'e.npy'))
+
+
+@pytest.mark.parametrize('threads', ['1', '2'])
+def test_after_an_error_no_further_block_begins(threads, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', threads)
+    begun = []
+
+    def fail(block):
+        begun.append(block)
+        time.sleep(0.02)
+        raise ValueError('this block')
+
+    with pytest.raises(ValueError, match='this block'):
+        list(tiles.map_blocks(fail, range(1000)))
+    assert len(begun) < 500

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from common.evaluation import pixels
+from common import pixels
 from results.aggregate import boards
 from results.readlog import read_logs
 from tests.tiny import make_tree
