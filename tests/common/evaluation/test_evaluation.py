@@ -19,6 +19,7 @@ from common.errors import UsageError
 from common.evaluation import pictures, retrieval, tiles
 from common.evaluation import command as score
 from common.evaluation import EvaluationError, embed, evaluate, recall_at_k
+from models import ModelError
 from tests.oracles.retrieval import NEVER, brute_force
 from tests.tiny import flags, make_tree
 
@@ -557,7 +558,7 @@ def test_a_network_that_diverged_is_refused_by_name(trained, tmp_path):
     broken = str(tmp_path / 'broken.params')
     mx.nd.save(broken, arrays)
     shutil.copy(model[:-len('.params')] + '.json', tmp_path / 'broken.json')
-    with pytest.raises(EvaluationError, match=f'broken.params: {name} has values that are no finite numbers'):
+    with pytest.raises(ModelError, match=f'broken.params: expected .* but {name} has values that are not finite'):
         scored('--model', broken)
 
 
