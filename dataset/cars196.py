@@ -39,6 +39,8 @@ _SORTED_IDS = [
     155, 154, 156, 158, 159, 160, 161, 162, 164, 165, 163, 166, 157, 167, 171, 170, 168, 169, 172, 173, 174, 176,
     175, 177, 178, 196, 179, 180, 181, 182, 183, 184, 185, 189, 187, 188, 186, 192, 191, 190, 194, 193, 195]
 _NAMES_SHA256 = '5c6c8031c31517cde1be7030ab2ed49518dca0b14a06f0fb41133ca1cecb2109'
+#: The tables of ``cars_train`` and ``cars_test``.
+_DEVKIT = ('cars_train_annos.mat', 'cars_test_annos_withlabels.mat')
 
 
 class _Annotations(NamedTuple):
@@ -163,14 +165,16 @@ def _read_class_folders(root: str, splits: List[str]) -> ImageSet:
     class_names = published or [names[number] for number in sorted(names)]
     paths = [path for _, path in images]
     classes = np.array([number for number, _ in images], dtype=np.int64)
-    return ImageSet(paths, classes - 1, class_names, boxes=_folder_boxes(root, paths, classes, splits), name='CARS196')
+    files = ' and '.join(_DEVKIT) if splits else 'cars_annos.mat'
+    return ImageSet(paths, classes - 1, class_names, boxes=_folder_boxes(root, paths, classes, splits), name='CARS196',
+                    no_boxes=f'neither {root} nor a folder devkit has {files}')
 
 
 def _folder_boxes(root: str, paths: List[str], classes: np.ndarray, splits: List[str]) -> Optional[np.ndarray]:
     """The boxes of pictures in class folders, from ``cars_annos.mat`` or the devkit where these are."""
     tables: Dict[str, Tuple[int, np.ndarray]] = {}
     mat_file = _find(root, 'cars_annos.mat')
-    devkit = [_find(root, name) for name in ('cars_train_annos.mat', 'cars_test_annos_withlabels.mat')]
+    devkit = [_find(root, name) for name in _DEVKIT]
     if splits and all(devkit):
         sources = [(split, _read_table(file, 'fname')) for split, file in zip(splits, devkit)]
     elif mat_file and not splits:
@@ -194,7 +198,7 @@ def _folder_boxes(root: str, paths: List[str], classes: np.ndarray, splits: List
 def _read_devkit(root: str) -> ImageSet:
     """``cars_train`` and ``cars_test``, with the tables of the devkit."""
     found: List[ImageSet] = []
-    for folder, name in (('cars_train', 'cars_train_annos.mat'), ('cars_test', 'cars_test_annos_withlabels.mat')):
+    for folder, name in zip(('cars_train', 'cars_test'), _DEVKIT):
         file = _find(root, name)
         if file is None:
             annos = _find(root, 'cars_annos.mat')

@@ -10,7 +10,6 @@ from typing import Any, Callable, Dict, List, Optional
 import numpy as np
 from mxnet import gluon
 
-from common.errors import UsageError
 from common.training.optimisers import ParamGroup
 from dataset import ImageSet, get_dataset, split_classes
 from dataset.samplers import BalancedBatches, ShuffledBatches
@@ -86,8 +85,9 @@ def load_data(opt: argparse.Namespace) -> Data:
     """
     train, test = get_dataset(opt.dataset, opt.data_path, image_size=opt.image_size, resize=opt.resize,
                               allow_seen_classes=opt.allow_seen_classes)
-    if opt.use_crops and (train.boxes is None or test.boxes is None):
-        raise UsageError(f'--use-crops: {opt.dataset} has no bounding boxes')
+    if opt.use_crops:
+        for images in filter(None, (train, test, train.val)):
+            images.require_boxes()
     if opt.mirror is not None:
         train.mirror = opt.mirror
     val = train.val
