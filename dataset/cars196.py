@@ -39,8 +39,7 @@ _SORTED_IDS = [
     155, 154, 156, 158, 159, 160, 161, 162, 164, 165, 163, 166, 157, 167, 171, 170, 168, 169, 172, 173, 174, 176,
     175, 177, 178, 196, 179, 180, 181, 182, 183, 184, 185, 189, 187, 188, 186, 192, 191, 190, 194, 193, 195]
 _NAMES_SHA256 = '5c6c8031c31517cde1be7030ab2ed49518dca0b14a06f0fb41133ca1cecb2109'
-
-
+#: The tables of ``cars_train`` and ``cars_test``.
 _DEVKIT = ('cars_train_annos.mat', 'cars_test_annos_withlabels.mat')
 _CORNERS = ('bbox_x1', 'bbox_y1', 'bbox_x2', 'bbox_y2')
 
@@ -159,9 +158,11 @@ def _read_class_folders(root: str, splits: Sequence[str]) -> ImageSet:
             images.extend((number, split, os.path.join(place, folder, image)) for image in found)
             names[number] = folder
     images.sort(key=lambda image: image[0])
+    files = ' and '.join(_DEVKIT) if len(splits) == 2 else 'cars_annos.mat'
     return ImageSet([path for _, _, path in images], np.array([number for number, _, _ in images]) - 1,
                     _published_names(root) or [names[number] for number in sorted(names)],
-                    boxes=_folder_boxes(root, splits, images), name='CARS196')
+                    boxes=_folder_boxes(root, splits, images), name='CARS196',
+                    no_boxes=f'neither {root} nor a folder devkit has {files}')
 
 
 def _folder_boxes(root: str, splits: Sequence[str], images: List[Tuple[int, str, str]]) -> Optional[np.ndarray]:

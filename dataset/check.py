@@ -3,7 +3,8 @@
     python -m dataset.check CUB --data-path DIR
 
 Reads every image as training will, and reports the counts, the smallest classes, files that cannot be read (or whose
-bounding box lies outside of the picture), and images that are in the training and in the test set, byte for byte.
+bounding box lies outside of the picture), and images that are in two of the sets (training, test and, where there is
+one, validation), byte for byte.
 The exit status is 0 where all is well, 1 otherwise.
 """
 from __future__ import annotations
@@ -40,12 +41,12 @@ def _look(path: str, box: Optional[np.ndarray]) -> Tuple[Optional[bytes], Option
     return digest, None
 
 
-def inspect(train: ImageSet, test: ImageSet, num_workers: int = 2) -> Tuple[List[str], List[Tuple[str, str]]]:
-    """Read all images of both sets.
+def inspect(*sets: ImageSet, num_workers: int = 2) -> Tuple[List[str], List[Tuple[str, str]]]:
+    """Read all images of all sets.
 
     Parameters
     ----------
-    train, test : ImageSet
+    sets : ImageSets
     num_workers : int
         Threads that decode.
 
@@ -54,23 +55,24 @@ def inspect(train: ImageSet, test: ImageSet, num_workers: int = 2) -> Tuple[List
     unreadable : list of str
         One sentence for each file.
     duplicates : list of (str, str)
-        A training image and a test image of the same content; one pair for each such test image.
+        Images of the same content in two sets; one pair for each such image of the later set.
     """
-    paths = train.paths + test.paths
-    boxes = []
-    for images in (train, test):
+    paths, boxes, owners = [], [], []
+    for images in sets:
+        paths.extend(images.paths)
         boxes.extend([None] * len(images) if images.boxes is None else images.boxes)
+        owners.extend([images] * len(images))
     unreadable, duplicates = [], []
-    in_train = {}
+    first = {}
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
         looks = tqdm(pool.map(_look, paths, boxes), total=len(paths), unit=' images', disable=None, leave=False)
-        for number, (path, (digest, problem)) in enumerate(zip(paths, looks)):
+        for path, owner, (digest, problem) in zip(paths, owners, looks):
             if problem:
                 unreadable.append(problem)
-            if digest is not None and number < len(train):
-                in_train.setdefault(digest, path)
-            elif digest in in_train:
-                duplicates.append((in_train[digest], path))
+            if digest is not None:
+                other, other_owner = first.setdefault(digest, (path, owner))
+                if other_owner is not owner:
+                    duplicates.append((other, path))
     return unreadable, duplicates
 
 
@@ -125,9 +127,11 @@ def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: i
         passed = count_passed_over(data_path, train, test)
         if passed:
             say('passed over: ' + ', '.join(f'{count} {kind}' for kind, count in passed.most_common()))
-    unreadable, duplicates = inspect(train, test, num_workers)
+    sets = [images for images in (train, test, train.val) if images is not None]
+    unreadable, duplicates = inspect(*sets, num_workers=num_workers)
     for title, lines in (('cannot be read', unreadable),
-                         ('in training and test', [f'{one} = {other}' for one, other in duplicates])):
+                         ('in training and test' if len(sets) == 2 else 'in two of training, test and validation',
+                          [f'{one} = {other}' for one, other in duplicates])):
         say(f'{len(lines)} {title}')
         for line in lines[:show]:
             say(f'    {DatasetError(line)}')      # which escapes what no terminal can show

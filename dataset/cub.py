@@ -52,12 +52,11 @@ def read_cub(data_path: str) -> Tuple[ImageSet, ImageSet]:
     if len(set(ids)) != len(ids):
         raise DatasetError(f'{images_file} lists an image id twice.')
     classes = _by_image(root, 'image_class_labels.txt', ids, (int,))[0]
-    boxes = None        # needed for --use-crops alone
-    if os.path.lexists(os.path.join(root, 'bounding_boxes.txt')):
+    boxes, boxes_file = None, os.path.join(root, 'bounding_boxes.txt')      # needed for --use-crops alone
+    if os.path.lexists(boxes_file):
         boxes = np.array(_by_image(root, 'bounding_boxes.txt', ids, (float,) * 4), dtype=np.float64).T
     if boxes is not None and (not np.isfinite(boxes).all() or (boxes < 0).any() or (boxes[:, 2:] <= 0).any()):
-        raise DatasetError(f'{os.path.join(root, "bounding_boxes.txt")} holds a box that is not x y width height with '
-                           'a positive size.')
+        raise DatasetError(f'{boxes_file} holds a box that is not x y width height with a positive size.')
     total = COUNTS.classes
     if set(classes) != set(range(1, total + 1)):
         raise DatasetError(f'{os.path.join(root, "image_class_labels.txt")} must use the class ids 1 to {total}, each '
@@ -67,7 +66,7 @@ def read_cub(data_path: str) -> Tuple[ImageSet, ImageSet]:
     for label, name in zip(labels, names):
         class_names[label] = name.split('/', 1)[0]
     images = ImageSet(image_paths(os.path.join(root, 'images'), names, images_file), labels, class_names,
-                      boxes=boxes, name='CUB')
+                      boxes=boxes, name='CUB', no_boxes=f'there is no {boxes_file}')
     train = images.select_classes(np.arange(COUNTS.train_classes))
     test = images.select_classes(np.arange(COUNTS.train_classes, total))
     check_counts(train, test, COUNTS, images_file)

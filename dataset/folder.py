@@ -4,12 +4,14 @@ Three layouts::
 
     DIR/train/NAME/*.jpg  DIR/test/NAME/*.jpg  [DIR/val/NAME/*.jpg]     your own split
     DIR/NAME/*.jpg                          the first half of the classes, by name, trains; the second half tests
-    DIR/any.csv                             the columns path, label and split (train, test or val)
+    DIR/any.csv                             the columns path, label and split (train, test or val), and those of a box
 """
 from __future__ import annotations
 
 import csv
+import math
 import os
+import re
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
@@ -22,6 +24,9 @@ from dataset.registry import register
 
 _SPLITS = {'train': 'train', 'test': 'test', 'val': 'val', 'valid': 'val', 'validation': 'val'}
 _COLUMNS = ('path', 'label', 'split')
+#: The columns of a box: the first two kinds give two corners, the others a corner and a size.
+_BOXES = (('x1', 'y1', 'x2', 'y2'), ('xmin', 'ymin', 'xmax', 'ymax'), ('x', 'y', 'w', 'h'),
+          ('x', 'y', 'width', 'height'))
 
 
 def pictures_in(folder: str) -> List[str]:
@@ -94,6 +99,27 @@ def _header(file: str) -> List[str]:
         raise DatasetError(f'{file} cannot be read ({error}).') from None
 
 
+def _box_columns(header: List[str]) -> Tuple[str, ...]:
+    """The names in a heading of the columns of a box, in the order of `_BOXES`; ``x_1`` and ``bbox_x1`` will do too."""
+    plain = {re.sub('^(bbox|box)|_', '', name): name for name in header}
+    return next((tuple(plain[name] for name in names) for names in _BOXES if set(names) <= set(plain)), ())
+
+
+def _read_box(columns: Tuple[str, ...], texts: List[str], where: str) -> Optional[Tuple[float, ...]]:
+    """x, y, width and height; None if the columns are empty."""
+    if not any(texts):
+        return None
+    try:
+        x, y, w, h = map(float, texts)
+        if columns[2].endswith(('2', 'max')):
+            w, h = w - x, h - y
+        if min(w, h) > 0 and math.isfinite(x + y + w + h):
+            return x, y, w, h
+    except ValueError:
+        pass
+    raise DatasetError(f'{where} has the box {" ".join(texts)}, which is not {" ".join(columns)} with a positive size.')
+
+
 def _read_csv(file: str) -> Dict[str, ImageSet]:
     """The sets of a table; paths are relative to its folder. Where no row says test, the rows of val are the test."""
     header = _header(file)
@@ -101,7 +127,9 @@ def _read_csv(file: str) -> Dict[str, ImageSet]:
     if missing:
         raise DatasetError(f'{file} has no column {missing[0]}: its first line must name the columns path, label and '
                            'split.')
-    rows: Dict[str, List[Tuple[str, str]]] = {}
+    box_columns = _box_columns(header)
+    no_boxes = '' if box_columns else f'{file} has no columns x, y, w, h or x1, y1, x2, y2'
+    rows: Dict[str, List[Tuple[str, str, Optional[Tuple[float, ...]]]]] = {}
     seen: Dict[str, int] = {}
     try:
         with open(file, encoding='utf-8-sig', newline='') as stream:
@@ -123,7 +151,9 @@ def _read_csv(file: str) -> Dict[str, ImageSet]:
                 if path in seen:
                     raise DatasetError(f'{where} lists {path}, as line {seen[path]} does.')
                 seen[path] = reader.line_num
-                rows.setdefault(_SPLITS[split.lower()], []).append((path, label))
+                box = _read_box(box_columns, [values[name] for name in box_columns], where)
+                no_boxes = no_boxes or ('' if box else f'{where} has none')
+                rows.setdefault(_SPLITS[split.lower()], []).append((path, label, box))
     except (OSError, ValueError, csv.Error) as error:
         raise DatasetError(f'{file} cannot be read ({error}).') from None
     if 'test' not in rows and 'val' in rows:
@@ -132,11 +162,12 @@ def _read_csv(file: str) -> Dict[str, ImageSet]:
         if split not in rows:
             raise DatasetError(f'{file} has no row whose split is {split}.')
     sets = {}
-    for split, pairs in rows.items():
-        names = sorted({label for _, label in pairs})
+    for split, found in rows.items():
+        paths, classes, boxes = zip(*found)
+        names = sorted(set(classes))
         label_of = {name: number for number, name in enumerate(names)}
-        sets[split] = ImageSet([path for path, _ in pairs], np.array([label_of[label] for _, label in pairs]), names,
-                               name='FOLDER')
+        sets[split] = ImageSet(list(paths), np.array([label_of[label] for label in classes]), names, name='FOLDER',
+                               boxes=None if no_boxes else np.array(boxes), no_boxes=no_boxes)
     return sets
 
 

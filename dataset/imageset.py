@@ -30,6 +30,8 @@ class ImageSet:
         Whether training may mirror these images. Text, for example, must not be: a mirrored b is a d.
     val : ImageSet, optional
         Of a training set: the validation set that the dataset itself brings.
+    no_boxes : str
+        Why there are no boxes, where a file could have brought them.
 
     Raises
     ------
@@ -44,6 +46,7 @@ class ImageSet:
     name: str = ''
     mirror: bool = True
     val: Optional[ImageSet] = None
+    no_boxes: str = ''
 
     def __post_init__(self) -> None:
         self.paths = list(self.paths)
@@ -73,6 +76,18 @@ class ImageSet:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    def require_boxes(self) -> None:
+        """For ``--use-crops``.
+
+        Raises
+        ------
+        UsageError
+            If there are no boxes.
+        """
+        if self.boxes is None:
+            raise UsageError(f'--use-crops: {self.name or "this dataset"} has no bounding boxes'
+                             + (f' ({self.no_boxes})' if self.no_boxes else ''))
+
     def select_classes(self, ids: Sequence[int]) -> ImageSet:
         """The images of some classes, in their present order; class ``ids[k]`` becomes class k.
 
@@ -90,7 +105,8 @@ class ImageSet:
         keep = np.flatnonzero(labels >= 0)
         return ImageSet(paths=[self.paths[i] for i in keep], labels=labels[keep],
                         class_names=[self.class_names[i] for i in ids],
-                        boxes=None if self.boxes is None else self.boxes[keep], name=self.name, mirror=self.mirror)
+                        boxes=None if self.boxes is None else self.boxes[keep], name=self.name, mirror=self.mirror,
+                        no_boxes=self.no_boxes)
 
 
 def split_classes(train: ImageSet, fraction: float, seed: int = 0) -> Tuple[ImageSet, ImageSet]:

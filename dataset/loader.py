@@ -92,8 +92,8 @@ class Loader:
                  prefetch: int = 2) -> None:
         if not 1 <= image_size <= resize:
             raise UsageError(f'--image-size {image_size} must lie between 1 and --resize {resize}')
-        if use_crops and imageset.boxes is None:
-            raise UsageError(f'--use-crops: {imageset.name or "this dataset"} has no bounding boxes')
+        if use_crops:
+            imageset.require_boxes()
         if (batches is None) == (batch_size is None) or (batch_size is not None and batch_size < 1):
             raise ValueError('give either a batch sampler or a batch_size of at least 1')
         self._paths = imageset.paths

@@ -49,8 +49,8 @@ def load_parameters(net: Block, path: str, ctx: Contexts = None) -> None:
     Raises
     ------
     ModelError
-        One sentence naming the file: unreadable, cut off, bits flipped, or of another network (with the first
-        parameter that does not fit).
+        One sentence naming the file: unreadable, cut off, bits flipped, of another network (with the first
+        parameter that does not fit), or with values that are not finite.
     """
     _load(net, net, path, paramfile.read(path), frozenset(), ctx)
 
@@ -81,6 +81,8 @@ def load_head(head: Block, backbone: Backbone) -> None:
     own = head._collect_params_with_prefix()
     fitting = {name: array for name, array in backbone.pretrained_head.items()
                if name in own and _fits(own[name], array)}
+    for name, array in fitting.items():
+        _refuse_not_finite(f'{backbone.weights["file"]}: head.{name}', array)
     if fitting:
         contexts = next(iter(backbone.collect_params().values())).list_ctx()
         _fill([(own[name], array) for name, array in fitting.items()], contexts)
@@ -126,6 +128,7 @@ def fit(net: Block, named: Block, arrays: Arrays, removed: frozenset = frozenset
         array = arrays[names[name]]
         if not _fits(parameter, array):
             raise ModelError(f'{shown}{name} has the shape {array.shape} in it, not {tuple(parameter.shape)}')
+        _refuse_not_finite(shown + names[name], array)
     return [(parameter, names[name]) for name, parameter in expected.items()]
 
 
@@ -142,6 +145,12 @@ def _load(net: Block, named: Block, path: str, arrays: Arrays, removed: frozense
 def _fits(parameter: Parameter, array: np.ndarray) -> bool:
     shape = parameter.shape or array.shape      # None or 0: not known yet
     return len(shape) == array.ndim and all(due in (0, -1, got) for due, got in zip(shape, array.shape))
+
+
+def _refuse_not_finite(name: str, array: np.ndarray) -> None:
+    """A network that diverged holds NaN or infinite values: nothing can be done with it."""
+    if not np.isfinite(array).all():
+        raise ModelError(f'{name} has values that are not finite')
 
 
 def _fill(pairs: List[Tuple[Parameter, np.ndarray]], ctx: Contexts) -> None:

@@ -76,11 +76,13 @@ def load_block_arrays(block: gluon.Block, arrays: Dict[str, np.ndarray]) -> None
     Raises
     ------
     ValueError
-        If names or shapes do not fit the block.
+        If names or shapes do not fit the block, or values are not finite.
     """
     for name, param in block._collect_params_with_prefix().items():
         for i, target in enumerate(param.list_data()):
             saved = arrays.get(f'{name}@{i}', arrays.get(name))
             if saved is None or saved.shape != target.shape:
                 raise ValueError(f'{name} does not fit')
+            if not np.isfinite(saved).all():
+                raise ValueError(f'{name} has values that are not finite')
             target[:] = mx.nd.array(saved, ctx=target.context, dtype=saved.dtype)

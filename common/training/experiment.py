@@ -86,8 +86,9 @@ def load_data(opt: argparse.Namespace) -> Data:
     """
     train, test = get_dataset(opt.dataset, opt.data_path, image_size=opt.image_size, resize=opt.resize,
                               allow_seen_classes=opt.allow_seen_classes)
-    if opt.use_crops and (train.boxes is None or test.boxes is None):
-        raise UsageError(f'--use-crops: {opt.dataset} has no bounding boxes')
+    if opt.use_crops:
+        for images in filter(None, (train, test, train.val)):
+            images.require_boxes()
     if opt.mirror is not None:
         train.mirror = opt.mirror
     val = train.val

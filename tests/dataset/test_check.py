@@ -121,6 +121,24 @@ def test_names_that_are_no_text(folder):
     assert done.stdout.splitlines()[3:5] == ['1 in training and test', pair]
 
 
+def test_images_of_validation_are_read_too(folder):
+    for split, name in (('train', 'a'), ('test', 'b'), ('val', 'c')):
+        (folder / split).mkdir()
+        (folder / name).rename(folder / split / name)
+    shutil.rmtree(folder / 'd')
+    assert report(folder)[0]
+    bad = folder / 'val' / 'c' / '0.png'
+    bad.write_bytes(b'')
+    for split, source in (('train', 'a'), ('test', 'b')):
+        shutil.copy(folder / split / source / '1.png', folder / 'val' / 'c' / f'from_{split}.png')
+    well, lines = report(folder)
+    assert not well and 'validation' in lines[2] and '6 images of 1 class' in lines[2]
+    assert lines[3] == '1 cannot be read' and str(bad) in lines[4]
+    assert lines[5:] == ['2 in two of training, test and validation'] + [
+        f'    {folder}/{split}/{source}/1.png = {folder}/val/c/from_{split}.png'
+        for source, split in (('b', 'test'), ('a', 'train'))]
+
+
 def test_passed_over_files_are_counted_by_kind(folder):
     for name in ('a/x.txt', 'b/y.txt', 'notes'):
         (folder / name).write_bytes(b'text')

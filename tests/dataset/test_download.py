@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from common.errors import UsageError
-from dataset import DatasetError, cars196, cub, download, unpack
+from dataset import DatasetError, cars196, cub, download, get_dataset, sop, unpack
 from dataset.imageset import Counts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -709,6 +709,25 @@ def test_a_mirror_of_cars_with_other_numbers(small_cars, tmp_path):
     mine = tmp_path / 'mine.zip'
     mine.write_bytes(make_zip(dict(files, **{'car_data/cars_meta.mat': stream.getvalue()})))
     assert get('CARS196', tmp_path / 'cars', source, archives=[str(mine)])[0] == (4, 4)
+
+
+def test_sop_repacked_without_its_folder_and_in_lower_case(monkeypatch, tmp_path):
+    monkeypatch.setattr(sop, 'COUNTS', Counts(2, 2, 4, 4))
+    names = [f'{kind}_final/{number}_{i}.JPG' for number, kind in enumerate(('lamp', 'sofa', 'fan', 'mug'))
+             for i in '01']
+    files = {name.lower(): jpeg(number) for number, name in enumerate(names)}
+    for split, start in (('train', 0), ('test', 4)):
+        rows = [f'{n + 1} {n // 2 + 1} 1 {names[n]}' for n in range(start, start + 4)]
+        files[f'ebay_{split}.txt'] = '\r\n'.join(['image_id class_id super_class_id path', *rows]).encode()
+    mine = tmp_path / 'mine.zip'
+    mine.write_bytes(make_zip(files))
+    assert get('SOP', tmp_path / 'sop', download.SOURCES['SOP'], archives=[str(mine)])[0] == (4, 4)
+    train, test = get_dataset('SOP', str(tmp_path / 'sop'))
+    assert [os.path.relpath(path, tmp_path / 'sop') for path in train.paths + test.paths] == list(map(str.lower, names))
+    del files['mug_final/3_1.jpg']
+    mine.write_bytes(make_zip(files))
+    with pytest.raises(DatasetError, match=r'mine.zip is not the complete SOP: ebay_test.txt lists mug_final/3_1.JPG'):
+        get('SOP', tmp_path / 'other', download.SOURCES['SOP'], archives=[str(mine)])
 
 
 def test_a_repacked_archive_where_the_counts_may_tell(tmp_path):

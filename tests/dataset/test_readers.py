@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
 
+from common.errors import UsageError
 from dataset import DatasetError, ImageSet, cars196, cub, get_dataset, sop
 from dataset.imageset import Counts
 
@@ -46,6 +47,12 @@ def refused(name, path, *words):
     for word in words:
         assert word in message
     assert message.endswith('.') and '\n' not in message
+
+
+def without_boxes(images):
+    with pytest.raises(UsageError, match='^--use-crops: ') as caught:
+        images.require_boxes()
+    return str(caught.value)[len('--use-crops: '):]
 
 
 # CUB
@@ -172,6 +179,8 @@ def test_cub_without_boxes(tmp_path):
     os.remove(str(cub_tree(tmp_path) / 'bounding_boxes.txt'))
     train, test = get_dataset('CUB', str(tmp_path))
     assert (len(train), train.boxes, test.boxes) == (4, None, None)
+    for images in (train, test):
+        assert without_boxes(images) == f'CUB has no bounding boxes (there is no {tmp_path / "bounding_boxes.txt"})'
 
 
 # CARS196
@@ -236,7 +245,7 @@ def test_cars_from_class_folders_in_numeric_order(tmp_path, monkeypatch):
     train, test = get_dataset('CARS196', str(tmp_path))
     assert train.class_names == ['1', '2', '3', '4', '5', '6'] and test.class_names[-1] == '12'
     assert [os.path.basename(os.path.dirname(path)) for path in test.paths] == ['7', '8', '9', '10', '11', '12']
-    assert train.boxes is None
+    assert f'neither {tmp_path} nor a folder devkit has cars_annos.mat' in without_boxes(train)
 
 
 def test_cars_from_class_folders_with_boxes(tmp_path):
@@ -355,6 +364,7 @@ def test_cars_from_named_folders_are_in_the_published_order(tmp_path, monkeypatc
     savemat(str(tmp_path / 'car_data' / 'cars_meta.mat'), {'class_names': np.array([CAR_NAMES], dtype=object)})
     train, test = get_dataset('CARS196', str(tmp_path))
     assert (train.class_names, test.class_names) == (CAR_NAMES[:2], CAR_NAMES[2:])
+    assert ('cars_annos.mat' if splits == ('',) else 'cars_test_annos_withlabels.mat') in without_boxes(test)
     assert 'Z 1' in train.paths[0] and train.labels.tolist() == sorted(train.labels.tolist())
 
 
@@ -534,6 +544,35 @@ def test_table(tmp_path):
         refused('FOLDER', tmp_path, 'list.csv' if 'classes b' not in words else 'b', *words)
     write(tmp_path, 'list.csv', ['path,label', 'x,y'])
     refused('FOLDER', tmp_path / 'list.csv', 'no column split')
+
+
+@pytest.mark.parametrize('heading, box', [
+    ('x,y,w,h', '1,2,3,4.5'), ('x1,y1,x2,y2', '1,2,4,6.5'), ('x_1,x_2,y_1,y_2', '1,4,2,6.5'),
+    ('width,height,xmin,ymin,xmax,ymax', '90,90,1,2,4,6.5'), ('bbox_y,bbox_x,bbox_width,bbox_height', '2,1,3,4.5')])
+def test_table_with_boxes(tmp_path, heading, box):
+    rows = [f'{number}.jpg,{split},{box}'
+            for number, split in enumerate(('train,a', 'val,b', 'test,c', 'train,d'))]
+    for number in range(4):
+        touch(tmp_path, f'{number}.jpg')
+    table = tmp_path / 'list.csv'
+
+    def read(*rows):
+        write(tmp_path, 'list.csv', [f'path,split,label,{heading}', *rows])
+        return get_dataset('FOLDER', str(tmp_path))
+
+    train, test = read(*rows)
+    for images, count in ((train, 2), (test, 1), (train.val, 1)):
+        assert images.boxes.tolist() == [[1, 2, 3, 4.5]] * count
+        images.require_boxes()
+    train, test = read(*rows[:3], '3.jpg,train,d' + ',' * box.count(',') + ',')    # none for this one
+    assert train.boxes is test.boxes is None
+    assert without_boxes(train) == without_boxes(test) == f'FOLDER has no bounding boxes ({table}: line 5 has none)'
+    for value in ('x', '', '-1', '0', 'nan', 'inf'):
+        with pytest.raises(DatasetError, match='list.csv: line 5 has the box .*, which is not .* with a positive'):
+            read(*rows[:3], '3.jpg,train,d,' + box.rpartition(',')[0] + ',' + value)
+    write(tmp_path, 'list.csv', ['path,split,label', *(row[:row.index(f',{box}')] for row in rows)])
+    train, test = get_dataset('FOLDER', str(table))
+    assert f'{table} has no columns x, y, w, h or x1, y1, x2, y2' in without_boxes(train)
 
 
 def test_pictures_of_any_suffix_and_depth(tmp_path):

@@ -142,6 +142,14 @@ def some_embeddings(last: float = 1.0) -> None:
     np.savez('e.npz', embeddings=embeddings, labels=np.array([0, 0, 1, 1]))
 
 
+def some_nan() -> None:
+    """Makes a value of the saved weights NaN; the checksum is right."""
+    import mxnet as mx
+    arrays = mx.nd.load(BEST)
+    arrays[sorted(arrays)[0]][:] = np.nan
+    mx.nd.save(BEST, arrays)
+
+
 def flip_cache() -> None:
     """Builds the image caches of both sets, and damages them."""
     assert run_command([*TRAIN, '--cache', 'cache', '--epochs', '1', *ELSEWHERE]) == 0
@@ -309,6 +317,9 @@ CASES = [
          'but it is empty', 1, '', [*TRAIN, *ELSEWHERE, '--pretrained', BEST], cut(BEST, 0)),
     Case('params-other', 'weights are of another network', f'train_margin.py: {BEST}: expected weights of resnet18_v2, '
          'but it has no ...', 1, '', [*TRAIN, *ELSEWHERE, '--model', 'resnet18_v2', '--pretrained', BEST]),
+    Case('params-nan', 'weights are of a network that diverged', f'train_margin.py: {BEST}: expected weights of '
+         'convnet, but ... has values that are not finite', 1, '',
+         [*TRAIN, *ELSEWHERE, '--pretrained', BEST], some_nan),
     Case('cache-flipped', 'a bit of the image cache has flipped', 'train_margin.py: cache/pixels-....u8: the image '
          'cache is damaged (wrong checksum of image ...): delete this file, and it will be built again', 1,
          'the images', [*TRAIN, '--results-dir', 'third', '--cache', 'cache'], flip_cache),

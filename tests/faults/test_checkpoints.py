@@ -144,6 +144,14 @@ def test_arrays_that_are_missing_or_of_another_kind(tree, tmp_path, made):
             resume(tree, tmp_path, meta, dict(arrays, **{name: wrong}))
 
 
+@pytest.mark.parametrize('start', ['net:', 'loss:beta'])
+def test_parameters_that_are_not_finite(tree, tmp_path, made, start):
+    meta, arrays = made
+    name = next(name for name in arrays if name.startswith(start))
+    arrays = dict(arrays, **{name: np.full_like(arrays[name], np.nan)})
+    assert f'{name.split(":")[1].split("@")[0]} has values that are not finite' in resume(tree, tmp_path, meta, arrays)
+
+
 @pytest.mark.parametrize('position', [-1, 625, 2 ** 40])
 def test_a_position_outside_the_generator(tree, tmp_path, made, position):
     """NumPy would read memory that is not the generator's."""

@@ -2,6 +2,7 @@
 
     python -m tests.faults.zoo                          all of them: an hour or two on two cores
     python -m tests.faults.zoo --only nasnet adam       those whose names contain one of these
+    python -m tests.faults.zoo --missing                those that docs/networks.md does not name yet
 
 Left out of `make faults`, as it takes long. Each is one step of a training script in a process of its own, on a batch
 of four images, from random weights. Networks get 64 pixels, 224 where that is too few, and those for CIFAR 32. The exit
@@ -18,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Set, Tuple
 
 import common  # noqa: F401  prepares MXNet
 
 TIMEOUT = 900                   # seconds each
 MEMORY = 8 * 1024 ** 3          # bytes of address space each
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PAGE = os.path.join(ROOT, 'docs', 'networks.md')
 COMMAND = ['train_triplet_semihard.py', '--dataset', 'miniCUB', '--pretrained', 'none', '--batch-size', '4',
            '--batch-k', '2', '--batches-per-epoch', '1', '--epochs', '1', '--skip-pretrain-validation', '--no-nmi',
            '--num-workers', '1', '--gpus', '-2', '--logfile', 'None', '--save-model-prefix', 'None']
@@ -62,6 +64,12 @@ def attempt(network: str, optimizer: str, size: int, tree: str) -> Tuple[str, st
     return ('refused' if said else 'traceback'), lines[-1]
 
 
+def named_on_page() -> Set[str]:
+    """All words of docs/networks.md, among them the names of what was tried."""
+    with open(PAGE, encoding='utf-8') as file:
+        return {word.rstrip('.') for word in re.findall(r'[\w.-]+', file.read())}
+
+
 def limit() -> None:
     """Limits the memory of this process, and lets others go first."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -72,6 +80,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Tries what `argv` names; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', nargs='+', default=[''], metavar='NAME', help='parts of names (default: all)')
+    parser.add_argument('--missing', action='store_true', help='leave out what docs/networks.md names')
     opt = parser.parse_args(argv)
     import mxnet as mx
 
@@ -79,13 +88,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from tests.tiny import make_tree
     tried: List[Tuple[str, str, str]] = [('network', name, 'adam') for name in backbone_names()]
     tried += [('optimiser', 'convnet', name) for name in sorted(mx.optimizer.Optimizer.opt_registry)]
+    known = named_on_page() if opt.missing else set()
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         tree = make_tree(os.path.join(folder, 'tree'), classes=4, per_class=2)
         print('| | name | pixels | outcome | s | line |\n|---|---|---:|---|---:|---|', flush=True)
         for kind, network, optimizer in tried:
             name = network if kind == 'network' else optimizer
-            if not any(part in name for part in opt.only):
+            if name in known or not any(part in name for part in opt.only):
                 continue
             for size in sizes(network):
                 start = time.monotonic()

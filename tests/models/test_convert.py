@@ -231,6 +231,10 @@ def test_errors_are_one_line(resnet, inception, tmp_path, capsys):
     del short['inception_4c_3x3.weight']
     torch_files.save(tmp_path / 's.pth', short)
     fails(capsys, tmp_path / 's.pth', 'inception-bn', out, 's.pth', 'inception_4c_3x3.weight')
+    broken = dict(resnet)
+    broken['layer1.0.conv1.weight'] = np.full_like(broken['layer1.0.conv1.weight'], np.nan)
+    torch_files.save(tmp_path / 'n.pth', broken)
+    fails(capsys, tmp_path / 'n.pth', 'resnet50_v1b', out, 'n.pth', 'layer1.0.conv1.weight', 'not finite')
     (tmp_path / 'half.pth').write_bytes((tmp_path / 'r.pth').read_bytes()[:10000])
     fails(capsys, tmp_path / 'half.pth', 'resnet50_v1b', out, 'half.pth', 'expected')
     paramfile.write(str(tmp_path / 'x.params'), {'a': np.ones(3, np.float32)})

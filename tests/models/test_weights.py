@@ -267,6 +267,25 @@ def test_wrong_architecture(saved, tmp_path):
     assert str(saved) in str(caught.value)
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_weights_that_are_not_finite(value, tmp_path):
+    path, net = str(tmp_path / 'net.params'), EmbeddingNet(get_backbone('convnet'))
+    net.initialize()
+    for place in ('backbone', 'head'):
+        arrays = values(net)
+        name = [name for name in arrays if name.startswith(place)][-1]
+        arrays[name] = np.full_like(arrays[name], value)
+        paramfile.write(path, arrays)
+        refused(path, f'{name} has values that are not finite', net=net)
+        name = name.replace('backbone.', '')
+        with pytest.raises(ModelError, match=f'{path}: expected .* but {name} has values that are not finite'):
+            EmbeddingNet(get_backbone('convnet', path))
+    arrays = values(small())
+    arrays['1.running_var'][2] = value
+    paramfile.write(path, arrays)
+    refused(path, '1.running_var has values that are not finite')
+
+
 def test_the_interpreter_survives(saved, tmp_path):
     """Each fault in a process of its own: a line on stdout, and the exit status is Python's."""
     whole = saved.read_bytes()

@@ -21,6 +21,7 @@ from common.evaluation import pictures, retrieval, tiles
 from common.evaluation import __main__ as score
 from common.evaluation import EvaluationError, embed, evaluate, recall_at_k
 from common.stats import PLAIN_METRICS
+from models import ModelError
 from tests.oracles.retrieval import NEVER, brute_force
 from tests.tiny import flags, make_tree
 
@@ -575,7 +576,7 @@ def test_a_network_that_diverged_is_refused_by_name(trained, tmp_path):
     broken = str(tmp_path / 'broken.params')
     mx.nd.save(broken, arrays)
     shutil.copy(model[:-len('.params')] + '.json', tmp_path / 'broken.json')
-    with pytest.raises(EvaluationError, match=f'broken.params: {name} has values that are no finite numbers'):
+    with pytest.raises(ModelError, match=f'broken.params: expected .* but {name} has values that are not finite'):
         scored('--model', broken)
 
 
