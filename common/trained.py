@@ -30,8 +30,7 @@ def description(path: str) -> Optional[Dict[str, Any]]:
         found = None
     if not isinstance(found, dict) or not isinstance(found.get('flags'), dict) or not isinstance(
             found.get('script'), str):
-        raise UserError(f'{beside}: it is not the description of a trained network; without it, name the script with '
-                        '--script, and the flags of training')
+        raise UserError(f'{beside}: it is not the description of a trained network that training writes')
     return found
 
 

@@ -45,13 +45,15 @@ class Trained(NamedTuple):
     members: Optional[Tuple[int, int]]                              # of an ensemble: how many are here, and of how many
 
 
-def load(paths: List[str]) -> Trained:
+def load(paths: List[str], script: Optional[str] = None) -> Trained:
     """Loads what training saved.
 
     Parameters
     ----------
     paths : list of str
         The ``.params`` of a network, or those of an ensemble's members in order.
+    script : str, optional
+        The training script; default: the one that the ``.json`` beside the network names.
 
     Raises
     ------
@@ -60,9 +62,11 @@ def load(paths: List[str]) -> Trained:
     """
     saved = description(paths[0])
     if saved is None:
+        paramfile.read(paths[0])                    # a name with a slip in it, or no saved network at all
         beside = re.sub(r'\.params$', '', paths[0]) + '.json'
         raise ModelError(f'{beside} is missing: training writes it beside the network, and says there what it is')
-    flags = _flags(saved)
+    module = find_script(script or saved['script'])
+    flags = _flags(module, saved['flags'])
     try:
         # The script sizes its loss and its sampler by the training classes; nothing is drawn from them here.
         classes = int(saved['data']['train_classes'])
@@ -70,11 +74,10 @@ def load(paths: List[str]) -> Trained:
         raise ModelError(f'{paths[0]}: the .json beside it does not say how many classes it was trained on') from None
     each = max(flags.batch_size, 2)
     images = SimpleNamespace(num_classes=classes, labels=np.repeat(np.arange(classes), each))
-    built = find_script(saved['script']).build(flags, SimpleNamespace(train=images, test=images, val=None), [mx.cpu()])
+    built = module.build(flags, SimpleNamespace(train=images, test=images, val=None), [mx.cpu()])
     size = getattr(built, 'size', None)             # an Ensemble's
     if len(paths) > (size or 1):
-        raise UsageError(f'{len(paths)} files, but {saved["script"]} has {size or 1} '
-                         f'network{"s" if size else ""}')
+        raise UsageError(f'{len(paths)} files, but {flags.script} has {size or 1} network{"s" if size else ""}')
     experiments = [built.member(number) if size else built for number in range(len(paths))]
     parameters: Dict[str, Any] = {}
     for path, experiment in zip(paths, experiments):
@@ -98,13 +101,12 @@ def load(paths: List[str]) -> Trained:
                    (len(paths), size) if size else None)
 
 
-def _flags(saved: Dict[str, Any]) -> argparse.Namespace:
+def _flags(module: Any, trained: Dict[str, Any]) -> argparse.Namespace:
     """The script's flags, as they were in training; those that it did not have yet have their defaults."""
-    trained = saved['flags']
     words = ['--dataset', str(trained.get('dataset', 'GLYPHS'))]
     if trained.get('data_path'):
         words += ['--data-path', str(trained['data_path'])]
-    flags = find_script(saved['script']).parse_args(words)
+    flags = module.parse_args(words)
     for name, value in trained.items():
         setattr(flags, name, value)
     flags.pretrained = 'none'                       # all weights come from the saved file
@@ -128,14 +130,15 @@ def describe(trained: Trained, paths: List[str], embeddings: np.ndarray) -> Dict
     """What stands in the exported file beside the graph; `embeddings` are those of some pictures."""
     flags, saved, backbone = trained.flags, trained.saved, trained.backbone
     lengths = np.linalg.norm(embeddings, axis=1)
+    box = 'crop to the bounding box, ' if flags.use_crops else ''
     found = {
         'algorithm': saved.get('algorithm', ''), 'script': saved['script'], 'backbone': flags.model,
         'dataset': flags.dataset, 'embedding_size': embeddings.shape[1],
         'normalized': 'yes' if np.allclose(lengths, 1, atol=1e-3) else 'no',
         'image_size': flags.image_size, 'resize': flags.resize, 'crop': 'center',
-        'preprocessing': f'RGB, uint8, 0..255, (N, H, W, 3): resize to {flags.resize} x {flags.resize} without keeping '
-                         f'the aspect ratio, and crop {flags.image_size} x {flags.image_size} from the centre. Mean '
-                         'and std are in the graph.',
+        'preprocessing': f'RGB, uint8, 0..255, (N, H, W, 3): {box}resize to {flags.resize} x {flags.resize} without '
+                         f'keeping the aspect ratio, crop {flags.image_size} x {flags.image_size} from the centre; '
+                         'mean and std are in the graph',
         'mean': list(getattr(backbone, 'mean', ())), 'std': list(getattr(backbone, 'std', ())),
         'git': saved.get('git') or 'unknown', 'sha256': ' '.join(hash_file(path) for path in paths)}
     if trained.members:
@@ -230,10 +233,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--format', choices=['onnx', 'symbol'], default='onnx',
                         help='onnx: one file (pip install -r requirements-export.txt); symbol: MXNet (default: '
                              '%(default)s)')
+    parser.add_argument('--script', metavar='NAME', help='script that the model is from, where it is not in the '
+                        "project's folder (default: what training noted)")
     opt = parser.parse_args(argv)
 
     def action() -> None:
-        trained = load(opt.models)
+        trained = load(opt.models, opt.script)
         name = re.sub(r'\.params$', '', opt.models[0])
         if opt.format == 'onnx':
             lines = export_onnx(trained, opt.models, opt.output or f'{name}.onnx')

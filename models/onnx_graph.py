@@ -344,6 +344,8 @@ _OPERATORS: Dict[str, Callable[[_Graph, List[str], _Attributes], str]] = {
     '_contrib_AdaptiveAvgPooling2D': _adaptive_pooling,
     '_greater_scalar': _greater_scalar,
     'clip': _clip,
+    'expand_dims': lambda graph, inputs, attributes: graph.add(
+        'Unsqueeze', [*inputs, graph.constant([attributes('axis')], 'int64')]),
     'max': _reduction('ReduceMax'),
     'mean': _reduction('ReduceMean'),
     'reverse': _reverse,
