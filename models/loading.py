@@ -82,7 +82,7 @@ def load_head(head: Block, backbone: Backbone) -> None:
     fitting = {name: array for name, array in backbone.pretrained_head.items()
                if name in own and _fits(own[name], array)}
     for name, array in fitting.items():
-        _refuse_not_finite(f'{backbone.weights["file"]}: head.{name}', array)
+        _refuse_not_finite(f'{backbone.weights["file"]}: expected weights of {backbone.model}, but head.{name}', array)
     if fitting:
         contexts = next(iter(backbone.collect_params().values())).list_ctx()
         _fill([(own[name], array) for name, array in fitting.items()], contexts)

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ['Makefile', 'tools/setup.sh', 'tools/opencv-python/pyproject.toml', 'requirements.txt', 'requirements-cpu.txt',
-         'requirements-cuda.txt', 'requirements-common.txt', 'requirements-dev.txt']
+         'requirements-cuda.txt', 'requirements-common.txt', 'requirements-dev.txt', 'requirements-export.txt']
 PYTHONS = ['3.8', '3.9', '3.10', '3.11', '3.12', '3.13', '3.14']
 TOOLS = ['make', 'sh', 'sed', 'cat', 'cksum', 'ls', 'rm', 'mv', 'mkdir', 'cp', 'tail', 'awk', 'grep']
 

@@ -69,8 +69,8 @@ try_mxnet() {
     echo 'starts: yes' >> "$stamp"
 }
 
-checksum=$(cat requirements-common.txt requirements-dev.txt requirements.txt requirements-cpu.txt requirements-cuda.txt \
-    tools/opencv-python/pyproject.toml | cksum)
+checksum=$(cat requirements-common.txt requirements-dev.txt requirements-export.txt requirements.txt requirements-cpu.txt \
+    requirements-cuda.txt tools/opencv-python/pyproject.toml | cksum)
 
 installed_mxnet=$(sed -n 's/^mxnet: //p' "$stamp" 2> /dev/null || true)
 mxnet=${MXNET:-$installed_mxnet}

@@ -20,6 +20,7 @@ from common.evaluation.pictures import embedding_map, retrieval_picture
 from common.evaluation.retrieval import EvaluationError, check_embeddings
 from common.files import atomic_write, expand_path, write_npz
 from common.stats import PLAIN_METRICS, metric_name
+from common.trained import description, find_script
 from common.training import load_data
 
 
@@ -87,14 +88,14 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         return opt
     if opt.labels:
         parser.error('--labels goes with --embeddings')
-    opt.saved = saved_model.description(opt.models[0])
+    opt.saved = description(opt.models[0])
     script = opt.script or (opt.saved or {}).get('script')
     if not script:
         parser.error(f'--model {opt.models[0]} has no .json beside it that says what it is: name its --script, and '
                      'give the flags of training')
     if opt.saved and opt.script and re.sub(r'\.py$', '', os.path.basename(opt.script)) != opt.saved['script']:
         opt.saved = {**opt.saved, 'flags': {}}      # a script of another name: its own flags count
-    opt.module = saved_model.find_script(script)
+    opt.module = find_script(script)
     forwarded = ['--seed', str(opt.seed), '--gpus', opt.gpus] + (['--no-nmi'] if opt.no_nmi else [])
     if opt.backbone:
         forwarded += ['--model', opt.backbone]

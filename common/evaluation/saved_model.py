@@ -6,13 +6,8 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import copy
-import importlib
-import json
 import os
-import re
-import sys
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -37,60 +32,6 @@ MAY_CHANGE = {'allow_seen_classes',
               'logfile', 'log_postfix', 'save_model_prefix', 'load_checkpoint'}
 
 
-def description(path: str) -> Optional[Dict[str, Any]]:
-    """What training wrote beside a ``.params`` file; None where there is nothing.
-
-    Raises
-    ------
-    EvaluationError
-        If it is not what training writes.
-    """
-    beside = re.sub(r'\.params$', '', path) + '.json'
-    try:
-        with open(beside, encoding='utf-8') as file:
-            found = json.load(file)
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get('flags'), dict) or not isinstance(
-            found.get('script'), str):
-        raise EvaluationError(f'{beside}: it is not the description of a trained network; without it, name the '
-                              "script with --script, and the flags of training")
-    return found
-
-
-def find_script(name: str) -> Any:
-    """The module of a training script: by its name in the project's folder or the current one, or by its path.
-
-    Raises
-    ------
-    UsageError
-        If there is no such script.
-    """
-    folder, name = os.path.split(name)
-    name = re.sub(r'\.py$', '', name)
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    for place in [os.path.abspath(folder)] if folder else [root, os.getcwd()]:
-        if os.path.isfile(os.path.join(place, f'{name}.py')):
-            with _in_path(place):
-                module = importlib.import_module(name)
-            if hasattr(module, 'parse_args') and hasattr(module, 'build'):
-                return module
-            raise UsageError(f'--script {name}: {name}.py has no parse_args and build, as a training script has')
-    scripts = sorted(file[:-3] for file in os.listdir(root) if re.fullmatch(r'train_\w+\.py', file))
-    raise UsageError(f'--script {name}: there is no such file; it is none of {", ".join(scripts)}')
-
-
-@contextlib.contextmanager
-def _in_path(folder: str) -> Iterator[None]:
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
 def flags_of_training(module: Any, saved: Optional[Dict[str, Any]], words: List[str]) -> argparse.Namespace:
     """The script's flags: those of training, and what the user says on top.
 
@@ -99,7 +40,7 @@ def flags_of_training(module: Any, saved: Optional[Dict[str, Any]], words: List[
     module : module
         The script.
     saved : dict or None
-        As :func:`description` gives it; None: the user's words are all there is.
+        As :func:`common.trained.description` gives it; None: the user's words are all there is.
     words : list of str
         The user's flags.
 
