@@ -22,15 +22,26 @@ from markupsafe import Markup
 
 from common.command import CommandParser, run_command
 from common.files import atomic_write, expand_path
+from results.across import together
 from results.aggregate import Board, Group, boards
 from results.algorithms import algorithm
 from results.comparison import compare, group_letters, rule_in_words
+from results.figures.profile import draw_profiles
 from results.figures.style import MODEL_NAMES, SELECTION_NAMES, render, styled
 from results.plots import figures
 from results.readlog import LogError, read_logs
 from results.records import SELECTIONS, Experiment, Run
 from results.statistics import interval, metric_order, metric_title
-from results.tables import FLATTERY, FLATTERY_NOTE, LETTERS_NOTE, NMI_NOTE, check_pages, number, update_pages
+from results.tables import (
+    FLATTERY,
+    FLATTERY_NOTE,
+    LETTERS_NOTE,
+    NMI_NOTE,
+    across,
+    check_pages,
+    number,
+    update_pages,
+)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MAIN_METRICS = ('recall@1', 'map@r', 'nmi')
@@ -39,6 +50,7 @@ PICTURES = {'.png': 'image/png', '.jpg': 'image/jpeg', '.jpeg': 'image/jpeg'}
 CAPTIONS = {
     'bars': 'Recall@1 and NMI', 'curves': 'Recall@1 over training', 'time': 'Training time to a given recall@1',
     'selection': 'Best epoch on the test set against the last epoch: how much the choice flatters',
+    'profiles': 'The share of runs above each recall@1, over all benchmarks',
     'embedding-size': 'Recall@1 against the size of the embedding', 'batch-size': 'Recall@1 against the batch size'}
 
 
@@ -164,7 +176,11 @@ def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictur
     environment.globals.update(algorithm=algorithm, metric_title=metric_title, main_metrics=MAIN_METRICS,
                                selection_names=SELECTION_NAMES, model_names=MODEL_NAMES, nmi_note=NMI_NOTE,
                                flattery=FLATTERY, flattery_note=FLATTERY_NOTE, letters_note=LETTERS_NOTE)
+    all_of_them = together(found)
+    profiles = styled(lambda: render(draw_profiles(all_of_them), 'svg')) if all_of_them.algorithms else b''
     return environment.get_template('report.html.j2').render(
+        across=across(all_of_them) if all_of_them.algorithms else None,
+        profiles=(CAPTIONS['profiles'], 'image/svg+xml', base64.b64encode(profiles).decode()),
         boards=[_board(board) for board in found], experiments=[_experiment(e) for e in experiments],
         number_of_runs=sum(len(e.runs) for e in experiments), latest=max((e.time for e in experiments), default=''),
         pictures=list(_pictures(pictures)), problems=problems, css=_own_text('report.css'),

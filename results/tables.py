@@ -15,16 +15,17 @@ import os
 import re
 import shlex
 import sys
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 from common.files import atomic_write
+from results.across import Together, together
 from results.aggregate import Board, Group, boards
 from results.algorithms import algorithm, algorithms, position
 from results.comparison import compare, group_letters, rule_in_words
 from results.experiments import EXPERIMENTS_FILE, expand, load_experiments
 from results.figures.style import MODEL_NAMES
 from results.readlog import LogError, read_logs
-from results.statistics import Interval
+from results.statistics import Interval, interquartile_mean
 
 NMI_NOTE = 'NMI is normalised by the geometric mean of the entropies.'
 LETTERS_NOTE = 'Rows that share a letter cannot be told apart by recall@1.'
@@ -86,15 +87,46 @@ def results_table(board: Board, title: str = '', declared: Optional[Sequence[str
     return '\n'.join(lines + (['', f'{LETTERS_NOTE} {rule}'] if rule else []))
 
 
+def across(all_of_them: Together) -> Tuple[str, List[str], List[List[str]], str]:
+    """Title, heads, rows and note of the table of all benchmarks together, of which there are at least two."""
+    rows, seeds = [], set()
+    for key in all_of_them.algorithms:
+        best, last = (all_of_them.scores(key, selection) for selection in ('best-on-test', SELECTION))
+        one = interquartile_mean(last)
+        seeds |= {len(values) for values in last}
+        flattery = interquartile_mean(best).value - one.value if all(best) else None
+        rows.append([algorithm(key).name, f'{one.value:.1f}', f'{one.low:.1f} to {one.high:.1f}', _signed(flattery),
+                     str(sum(map(len, last)))])
+    names = '; '.join(f'{b.dataset}, {MODEL_NAMES.get(b.model, b.model)}' for b in all_of_them.boards)
+    seen = _budget([b.chosen[key] for b in all_of_them.boards for key in all_of_them.algorithms])
+    return (f'{len(all_of_them.boards)} benchmarks together',
+            ['Algorithm', 'Recall@1, interquartile mean', '95% interval', FLATTERY, 'Runs'], rows,
+            f'Percent at the last epoch: the mean of the middle half of all runs, over {names}, with '
+            f'{_span(seeds)} seeds each. The interval comes from a bootstrap over the seeds of each benchmark. '
+            f'{FLATTERY_NOTE}{seen}')
+
+
+def _across_table(found: Sequence[Board]) -> str:
+    all_of_them = together(found)
+    if not all_of_them.algorithms:
+        return ''
+    title, heads, rows, note = across(all_of_them)
+    return '\n'.join([f'**{title}**', '', _table(heads, rows), '', note])
+
+
+def _span(values: Iterable[float]) -> str:
+    low, high = min(values), max(values)
+    return f'{low:,.0f}' + (f' to {high:,.0f}' if high > low else '')
+
+
 def _signed(value: Optional[float]) -> str:
     return '' if value is None else f'{value:+.1f}'
 
 
 def _budget(groups: Sequence[Group]) -> str:
-    """How many images the runs saw, and with how many seeds."""
-    seen = [v for v in (g.median('images_seen') for g in groups) if v]
-    low, high = min(seen, default=0), max(seen, default=0)
-    return (f' Training images seen: {low:,.0f}' + (f' to {high:,.0f}.' if high > low else ' each.')) if seen else ''
+    """How many images the runs saw."""
+    seen = {v for v in (g.median('images_seen') for g in groups) if v}
+    return f' Training images seen: {_span(seen)}{" each" if len(seen) == 1 else ""}.' if seen else ''
 
 
 def _markdown(text: str) -> str:
@@ -152,7 +184,7 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
     experiments_file : str
         Declares the experiments.
     """
-    found, glyphs = [], {}
+    found, glyphs, all_boards = [], {}, []
     for name, spec in load_experiments(experiments_file).items():
         folder = os.path.join(results_dir, 'logs', name)
         if not os.path.isdir(folder):
@@ -162,10 +194,12 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
         except LogError:
             continue
         for board in boards(experiments):
+            all_boards.append(board)
             found.append(results_table(board, spec.title, list(spec.algorithms)))
             if name == 'glyphs':
                 glyphs = {key: group for key, group in board.chosen.items() if group.runs}
-    text = '\n\n'.join(found) or 'There are no runs of these experiments in `results/logs/` yet.'
+    found.append(_across_table(all_boards))
+    text = '\n\n'.join(filter(None, found)) or 'There are no runs of these experiments in `results/logs/` yet.'
     return {'results': text, **methods_and_commands(glyphs, experiments_file)}
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pathlib
 import random
 
 import numpy as np
@@ -231,6 +232,11 @@ def test_false_claims_by_counting_all_outcomes():
             count += claimed(share, low) or claimed(1 - share, 1 - high)
         assert false_claims(n) == pytest.approx(count / 2 ** n)
     assert false_claims(3) == 0.25 and false_claims(5) == 0.0625
+    # what the protocol says
+    text = (pathlib.Path(__file__).resolve().parents[2] / 'docs' / 'protocol.md').read_text(encoding='utf-8')
+    heads, _, row = text[text.index('| Seeds | 3 |'):].split('\n')[:3]
+    for seeds, share in zip(heads.split(' | ')[1:], row.rstrip(' |').split(' | ')[1:]):
+        assert f'{100 * false_claims(int(seeds.strip(" |"))):.0f} %' == share
 
 
 # Letters --------------------------------------------------------------------------------------------------------------
