@@ -65,13 +65,21 @@ def logs(tmp_path_factory):
     return folder
 
 
-def test_profiles_are_drawn_as_steps(logs, tmp_path):
+def test_profiles_are_drawn_as_steps(logs):
     figure = styled(lambda: draw_profiles(together(_boards(logs))))
     assert len(figure.axes[0].lines) == len(ALGORITHMS)
     for line in figure.axes[0].lines:
         assert line.get_drawstyle() == 'steps-post' and line.get_ydata()[0] == 100 and line.get_ydata()[-1] == 0
         assert (line.get_ydata()[1:] <= line.get_ydata()[:-1]).all() and len(line.get_xdata()) == 3 + 2 + 2
-    assert plots.main([str(logs), '--out', str(tmp_path)]) == 0 and (tmp_path / 'profiles.svg').exists()
+
+
+def test_the_command_draws_profiles_of_two_benchmarks_or_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, 'figures', lambda *_: {})
+    _log(tmp_path, 'CUB', margin=(50.0, 52.0))
+    assert plots.main([str(tmp_path), '--out', str(tmp_path / 'one')]) == 1
+    _log(tmp_path, 'SOP', margin=(60.0, 62.0))
+    assert plots.main([str(tmp_path), '--out', str(tmp_path / 'two')]) == 0
+    assert sorted(path.name for path in (tmp_path / 'two').iterdir()) == ['profiles.png', 'profiles.svg']
 
 
 def test_the_report_and_the_pages_have_the_table(logs, monkeypatch):
