@@ -51,6 +51,22 @@ class Group:
         """The metric at the chosen epoch of every finished run that has it."""
         return [run.metrics(selection)[metric] for _, run in self.runs if metric in run.metrics(selection)]
 
+    def by_seed(self, selection: str, metric: str) -> Dict[Any, float]:
+        """The same by seed, to pair runs of several groups."""
+        return {_seed(experiment, run): run.chosen[selection][1][metric] for experiment, run in self.runs
+                if metric in run.chosen.get(selection, (None, {}))[1]}
+
+    def class_hits(self, selection: str) -> Dict[Any, Tuple[List[int], List[int]]]:
+        """Of each seed whose log says: the images of each test class, and how many of them count for recall@1."""
+        return {_seed(experiment, run): (run.class_images, run.class_hits[selection]) for experiment, run in self.runs
+                if selection in run.class_hits}
+
+    @property
+    def flattery(self) -> Optional[float]:
+        """Mean recall@1 at the best epoch on the test set minus that at the last epoch, None where one is missing."""
+        best, last = (self.interval(selection, 'recall@1') for selection in ('best-on-test', 'last'))
+        return best.mean - last.mean if best and last else None
+
     def metrics(self, selection: str) -> List[str]:
         """Names of the metrics that any run has, recalls first by k."""
         return sorted({name for _, run in self.runs for name in run.metrics(selection)}, key=metric_order)
@@ -63,6 +79,11 @@ class Group:
         """Median over the finished runs of ``seconds_per_epoch``, ``seconds`` or ``images_seen``."""
         found = [v for v in (getattr(run, attribute) for _, run in self.runs) if v is not None]
         return float(np.median(found)) if found else None
+
+
+def _seed(experiment: Experiment, run: Run) -> Tuple:
+    """What tells runs of the same settings apart."""
+    return (run.seed,) if run.seed is not None else (experiment.seed, run.number)
 
 
 def group_runs(experiments: Iterable[Experiment]) -> List[Group]:
@@ -79,8 +100,7 @@ def group_runs(experiments: Iterable[Experiment]) -> List[Group]:
                json.dumps(own, sort_keys=True, default=str))
         settings[key] = own
         for run in experiment.runs.values():
-            seed = (run.seed,) if run.seed is not None else (experiment.seed, run.number)
-            groups.setdefault(key, {}).setdefault(seed, []).append((experiment, run))
+            groups.setdefault(key, {}).setdefault(_seed(experiment, run), []).append((experiment, run))
     found = []
     for key in sorted(groups):
         group = Group(key[3], key[0], key[1], settings[key])
@@ -155,9 +175,8 @@ def _untrained(groups: List[Group]) -> Dict[str, Interval]:
     """Metrics before training: the mean over the algorithms for each seed, then the interval over seeds."""
     by_metric: Dict[str, Dict[str, List[float]]] = {}
     for experiment, run in (pair for group in groups for pair in group.runs):
-        seed = str(run.seed if run.seed is not None else (experiment.seed, run.number))
         for name, value in run.untrained.items():
-            by_metric.setdefault(name, {}).setdefault(seed, []).append(value)
+            by_metric.setdefault(name, {}).setdefault(_seed(experiment, run), []).append(value)
     return {name: interval([float(np.mean(v)) for v in by_metric[name].values()])
             for name in sorted(by_metric, key=metric_order)}
 

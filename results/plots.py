@@ -8,7 +8,8 @@
 
 One PNG and one SVG, as wide as a column (3.3 inches), for each of: recall@1 and NMI as bars, learning curves, best
 epoch on the test set against the last epoch, and time to a given recall; and recall@1 against embedding size and
-against batch size where the logs hold several. Whiskers and bands are 95% intervals (Student's t) over seeds.
+against batch size where the logs hold several. With two benchmarks or more, ``profiles``: the share of runs above each
+recall@1. Whiskers and bands are 95% intervals (Student's t) over seeds.
 """
 from __future__ import annotations
 
@@ -22,10 +23,12 @@ from matplotlib.figure import Figure
 
 from common.command import CommandParser, run_command
 from common.files import atomic_write, expand_path
+from results.across import together
 from results.aggregate import Board, boards
 from results.figures.bars import draw_bars
 from results.figures.curves import draw_curves
 from results.figures.paper import paper_figures, published_lines, read_paper
+from results.figures.profile import draw_profiles
 from results.figures.selection import draw_selection
 from results.figures.style import SELECTION_NAMES, render, styled
 from results.figures.sweep import draw_sweep, sweeps
@@ -110,10 +113,14 @@ def _run(opt: argparse.Namespace) -> int:
             figure = draw_tuning(record)
             if figure is not None:
                 drawn[f'tuning_{record.experiment}'] = figure
-        for board in boards(experiments):
+        found = boards(experiments)
+        for board in found:
             for note in board.notes:
                 print(f'results.plots: {board.dataset}, {board.model}: {note}', file=sys.stderr)
             drawn.update(figures(board, opt.selection, opt.target_recall))
+        profiles = draw_profiles(together(found))
+        if profiles:
+            drawn['profiles'] = profiles
         if not drawn:
             raise LogError('the logs hold no trained run')
     for path in save(drawn, opt.out, opt.dpi):

@@ -24,6 +24,7 @@ from results.records import (
     integer,
     known_metrics,
     whole_count,
+    whole_counts,
 )
 
 SUFFIXES = ('.jsonl', '.log')
@@ -197,7 +198,19 @@ def _end_run(run: Run, event: Dict[str, Any]) -> None:
     run.seed = integer(event.get('seed'))
     run.seconds = finite(event.get('seconds'))
     run.images_seen = finite(event.get('images_seen'))
+    run.class_images = whole_counts(event.get('class_images'))
     for selection in SELECTIONS:
-        metrics = known_metrics(event.get(selection))
+        found = as_dict(event.get(selection))
+        metrics = known_metrics(found)
         if metrics:
-            run.chosen[selection] = (whole_count(as_dict(event.get(selection)).get('epoch')), metrics)
+            run.chosen[selection] = (whole_count(found.get('epoch')), metrics)
+        hits = whole_counts(found.get('class_hits'))
+        if _are_hits(hits, run.class_images, metrics.get('recall@1')):
+            run.class_hits[selection] = hits
+
+
+def _are_hits(hits: List[int], images: List[int], recall: Optional[float]) -> bool:
+    """Do results by class make the recall@1 that the log says?"""
+    if recall is None or not images or len(hits) != len(images) or any(h > n for h, n in zip(hits, images)):
+        return False
+    return sum(images) > 0 and abs(100 * sum(hits) / sum(images) - recall) < 1e-4

@@ -30,7 +30,9 @@ class Epoch:
 class Run:
     """One run of an experiment, with one seed.
 
-    `chosen` maps a selection to (epoch, metrics); an unfinished run has what its epochs so far allow.
+    `chosen` maps a selection to (epoch, metrics); an unfinished run has what its epochs so far allow. `class_images`
+    are the images of each test class, and `class_hits`, by selection, those of them that count for recall@1; empty
+    where the log does not say.
     """
 
     number: int
@@ -41,6 +43,8 @@ class Run:
     diverged: Optional[Dict[str, Any]] = None
     seconds: Optional[float] = None
     images_seen: Optional[float] = None
+    class_images: List[int] = field(default_factory=list)
+    class_hits: Dict[str, List[int]] = field(default_factory=dict)
 
     @property
     def untrained(self) -> Dict[str, float]:
@@ -111,6 +115,12 @@ def finite(value: Any) -> Optional[float]:
 def whole_count(value: Any) -> Optional[int]:
     number = finite(value)
     return int(number) if number is not None and number == int(number) and 0 <= number <= MAX_COUNT else None
+
+
+def whole_counts(value: Any) -> List[int]:
+    """A list of counts; empty where anything in it is none."""
+    found = [whole_count(one) for one in value] if isinstance(value, list) else []
+    return [] if None in found else found
 
 
 def integer(value: Any) -> Optional[int]:

@@ -21,15 +21,28 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.command import CommandParser, run_command
 from common.files import atomic_write, expand_path
+from results.across import together
 from results.aggregate import Board, Group, boards
 from results.algorithms import algorithm
+from results.comparison import compare, group_letters, rule_in_words
+from results.figures.profile import draw_profiles
 from results.figures.style import MODEL_NAMES, SELECTION_NAMES, render, styled
 from results.figures.tuning import draw_tuning
 from results.plots import figures
 from results.readlog import LogError, read_logs
 from results.records import SELECTIONS, Experiment, Run
-from results.statistics import compare, interval, metric_order, metric_title
-from results.tables import NMI_NOTE, check_pages, number, standing, tuning_records, update_pages
+from results.statistics import interval, metric_order, metric_title
+from results.tables import (
+    FLATTERY,
+    FLATTERY_NOTE,
+    LETTERS_NOTE,
+    NMI_NOTE,
+    across,
+    check_pages,
+    number,
+    tuning_records,
+    update_pages,
+)
 from results.tuning import Record, collapse_rate, tunability
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -39,6 +52,7 @@ PICTURES = {'.png': 'image/png', '.jpg': 'image/jpeg', '.jpeg': 'image/jpeg'}
 CAPTIONS = {
     'bars': 'Recall@1 and NMI', 'curves': 'Recall@1 over training', 'time': 'Training time to a given recall@1',
     'selection': 'Best epoch on the test set against the last epoch: how much the choice flatters',
+    'profiles': 'The share of runs above each recall@1, over all benchmarks',
     'embedding-size': 'Recall@1 against the size of the embedding', 'batch-size': 'Recall@1 against the batch size'}
 
 
@@ -48,22 +62,22 @@ CAPTIONS = {
 def _board(board: Board) -> Dict[str, Any]:
     selections = [s for s in SELECTIONS if s != 'best-on-val' or any(g.values(s, 'recall@1') for g in board.groups)]
     names = sorted({m for s in selections for g in board.groups for m in g.metrics(s)}, key=metric_order)
+    compared = [g for g in board.groups if g.runs]
+    pairs = {(s, m): compare(compared, s, m) for s in selections for m in MAIN_METRICS}
     rows = []
     for selection in selections:
-        against = standing(board.groups, selection)
-        rows += [{'group': g, 'selection': selection, 'standing': against.get(id(g), ''), 'state': _group_state(g),
+        letters = group_letters(compared, selection, 'recall@1', pairs[selection, 'recall@1'])
+        rows += [{'group': g, 'selection': selection, 'letters': letters.get(id(g), ''), 'state': _group_state(g),
                   'metrics': {name: g.interval(selection, name) for name in names}}
                  for g in board.groups if selection != 'best-on-val' or g.values(selection, 'recall@1')]
-    compared = [g for g in board.groups if g.runs]
     number_of = {id(g): i for i, g in enumerate(compared)}
-    pairs = {(s, m): compare(compared, s, m) for s in selections for m in MAIN_METRICS}
-    words = {s: {m: {f'{number_of[id(c.first)]},{number_of[id(c.second)]}': c.words for c in pairs[s, m]}
+    words = {s: {m: {f'{number_of[id(c.first)]},{number_of[id(c.second)]}': c.words(m) for c in pairs[s, m]}
                  for m in MAIN_METRICS} for s in selections}
     drawn = styled(lambda: [(name, render(figure, 'svg')) for name, figure in figures(board).items()])
     return {'title': f'{board.dataset}, {MODEL_NAMES.get(board.model, board.model)}', 'selections': selections,
             'metrics': names, 'rows': rows, 'notes': board.notes, 'compared': compared, 'words': words,
             'references': [(key, {**dict.fromkeys(names), **own}) for key, own in board.references.items()],
-            'pairs': pairs[selections[0], 'recall@1'],
+            'pairs': pairs['last', 'recall@1'], 'rule': rule_in_words(pairs['last', 'recall@1']),
             'figures': [(CAPTIONS.get(name.split('_')[0], name), 'image/svg+xml', base64.b64encode(content).decode())
                         for name, content in drawn]}
 
@@ -171,8 +185,13 @@ def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictur
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters['number'] = number
     environment.globals.update(algorithm=algorithm, metric_title=metric_title, main_metrics=MAIN_METRICS,
-                               selection_names=SELECTION_NAMES, model_names=MODEL_NAMES, nmi_note=NMI_NOTE)
+                               selection_names=SELECTION_NAMES, model_names=MODEL_NAMES, nmi_note=NMI_NOTE,
+                               flattery=FLATTERY, flattery_note=FLATTERY_NOTE, letters_note=LETTERS_NOTE)
+    all_of_them = together(found)
+    profiles = styled(lambda: render(draw_profiles(all_of_them), 'svg')) if all_of_them.algorithms else b''
     return environment.get_template('report.html.j2').render(
+        across=across(all_of_them) if all_of_them.algorithms else None,
+        profiles=(CAPTIONS['profiles'], 'image/svg+xml', base64.b64encode(profiles).decode()),
         boards=[_board(board) for board in found], searches=[_search(record) for record in records],
         experiments=[_experiment(e) for e in experiments],
         number_of_runs=sum(len(e.runs) for e in experiments), latest=max((e.time for e in experiments), default=''),

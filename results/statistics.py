@@ -1,15 +1,12 @@
-"""Means and intervals over seeds, and what differs for sure."""
+"""Means and intervals over seeds."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy import stats
 
 from common.stats import metric_name, t_interval
-
-if TYPE_CHECKING:
-    from results.aggregate import Group
 
 
 class Interval(NamedTuple):
@@ -41,59 +38,22 @@ def metric_title(metric: str) -> str:
     return metric_name(metric).replace('recall@', 'Recall@').split(' (')[0]
 
 
-class Comparison(NamedTuple):
-    """Two groups; `p` by Welch's t-test, `adjusted` by Holm over all comparisons made together, None untestable."""
+class Range(NamedTuple):
+    """A value with its 95% interval, which need not be symmetric."""
 
-    first: Group
-    second: Group
-    difference: Optional[float]
-    p: Optional[float]
-    adjusted: Optional[float]
-    words: str
+    value: float
+    low: float
+    high: float
 
 
-def welch(first: Sequence[float], second: Sequence[float]) -> Optional[float]:
-    """Two-sided p of Welch's t-test; None where one side has fewer than two values."""
-    if len(first) < 2 or len(second) < 2:
-        return None
-    if np.ptp(first) == 0 and np.ptp(second) == 0:
-        return 1.0 if first[0] == second[0] else 0.0
-    return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
+def interquartile_mean(strata: Sequence[Sequence[float]], resamples: int = 2000) -> Range:
+    """Mean of the middle half of all values together, with a stratified bootstrap.
 
-
-def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
-    """Holm's step-down adjustment; None stays None and does not count."""
-    tested = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: List[Optional[float]] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, i) in enumerate(tested):
-        largest = max(largest, min(1.0, (len(tested) - rank) * p))
-        adjusted[i] = largest
-    return adjusted
-
-
-def compare(groups: Sequence[Group], selection: str, metric: str, level: float = 0.05) -> List[Comparison]:
-    """All pairs of `groups` that have the metric, with what can be said of them in words."""
-    have = [g for g in groups if g.values(selection, metric)]
-    pairs = [(a, b) for i, a in enumerate(have) for b in have[i + 1:]]
-    p_values = [welch(a.values(selection, metric), b.values(selection, metric)) for a, b in pairs]
-    tests = sum(p is not None for p in p_values)
-    found = []
-    for (a, b), p, adjusted in zip(pairs, p_values, holm(p_values)):
-        difference = float(np.mean(a.values(selection, metric)) - np.mean(b.values(selection, metric)))
-        better, worse = (a, b) if difference >= 0 else (b, a)
-        size = f'{abs(difference):.2f} points of {metric_title(metric)}'
-        tested = f'(Welch, {_p_value(adjusted)} after Holm over {tests} comparisons)' if p is not None else ''
-        if p is None:
-            words = (f'{better.name} is {size} above {worse.name}, but that cannot be tested: it takes two seeds of '
-                     'each.')
-        elif adjusted < level:
-            words = f'{better.name} is better than {worse.name} by {size} {tested}.'
-        else:
-            words = f'{better.name} and {worse.name} are not distinguishable: {size} apart {tested}.'
-        found.append(Comparison(a, b, difference, p, adjusted, words))
-    return found
-
-
-def _p_value(value: float) -> str:
-    return 'p < 0.001' if value < 0.001 else f'p = {value:.3f}' if value < 0.1 else f'p = {value:.2f}'
+    After R. Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", arXiv:2108.13264:
+    the values of each stratum, here the seeds of one benchmark, are resampled by themselves.
+    """
+    random = np.random.RandomState(0)
+    drawn = [np.asarray(values)[random.randint(len(values), size=(resamples, len(values)))] for values in strata]
+    means = stats.trim_mean(np.concatenate(drawn, axis=1), 0.25, axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Range(float(stats.trim_mean(np.concatenate(strata), 0.25)), float(low), float(high))

@@ -15,39 +15,30 @@ import os
 import re
 import shlex
 import sys
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from common.files import atomic_write
+from results.across import Together, together
 from results.aggregate import Board, Group, boards
 from results.algorithms import algorithm, algorithms, position
+from results.comparison import compare, group_letters, rule_in_words
 from results.experiments import EXPERIMENTS_FILE, expand, load_experiments
 from results.figures.style import MODEL_NAMES
 from results.readlog import LogError, read_logs
-from results.statistics import Interval, compare
+from results.statistics import Interval, interquartile_mean
 from results.tuning import Record, collapse_rate, load_record, record_path, tunability
 
 NMI_NOTE = 'NMI is normalised by the geometric mean of the entropies.'
+LETTERS_NOTE = 'Rows that share a letter cannot be told apart by recall@1.'
+SELECTION = 'last'      # the epoch that all tables show: nothing chooses it
+FLATTERY = 'Best-on-test minus last'
+FLATTERY_NOTE = f'{FLATTERY}: what recall@1 gains where the test set chooses the epoch, which is the paper\'s rule.'
+INTERVAL_NOTE = 'Percent at the last epoch, mean ± half of the 95% interval (Student\'s t) over seeds.'
 
 
 def number(value: Optional[float], digits: int = 2) -> str:
     """A number with so many digits after the point; empty for None."""
     return '' if value is None else f'{value:.{digits}f}'
-
-
-def standing(groups: Sequence[Group], selection: str, metric: str = 'recall@1') -> Dict[int, str]:
-    """Of each group (by ``id``) what Welch's test with Holm's correction says of it against the best one."""
-    have = [g for g in groups if g.values(selection, metric)]
-    if not have:
-        return {}
-    best = max(have, key=lambda g: g.interval(selection, metric).mean)
-    found = {id(best): 'best'}
-    # Holm over all pairs, as in the comparisons: what is said here is what is said there.
-    for c in compare(have, selection, metric):
-        if best in (c.first, c.second):
-            other = c.second if c.first is best else c.first
-            found[id(other)] = ('cannot be tested' if c.adjusted is None else
-                                'worse' if c.adjusted < 0.05 else 'not distinguishable')
-    return found
 
 
 def _mean(one: Optional[Interval]) -> str:
@@ -68,57 +59,75 @@ def results_table(board: Board, title: str = '', declared: Optional[Sequence[str
         Keys of the algorithms that have a row also where they have no run; default: all.
     """
     lines = [f'**{title or board.dataset + ", " + MODEL_NAMES.get(board.model, board.model)}**', '',
-             '| | Recall@1 | MAP@R | NMI | Recall@1, last epoch | s / epoch | Seeds |',
-             '|---|---:|---:|---:|---:|---:|---:|']
+             f'| | Recall@1 | Group | MAP@R | NMI | {FLATTERY} | s / epoch | Seeds |',
+             '|---|---:|---|---:|---:|---:|---:|---:|']
     for key, metrics in board.references.items():
-        lines.append(f'| *{algorithm(key).name.lower()}* | {_mean(metrics.get("recall@1"))} | '
+        lines.append(f'| *{algorithm(key).name.lower()}* | {_mean(metrics.get("recall@1"))} | | '
                      f'{_mean(metrics.get("map@r"))} | {_mean(metrics.get("nmi"))} | | | '
                      f'{next(iter(metrics.values())).n} |')
     groups = [g for g in board.groups if g.runs]
-    columns = [('best-on-test', 'recall@1'), ('best-on-test', 'map@r'), ('best-on-test', 'nmi'), ('last', 'recall@1')]
-    best = {c: max((i.mean for i in (g.interval(*c) for g in groups) if i), default=None) for c in columns}
+    best = {m: max((i.mean for i in (g.interval(SELECTION, m) for g in groups) if i), default=None)
+            for m in ('recall@1', 'map@r', 'nmi')}
+    compared = compare(groups, SELECTION, 'recall@1')
+    letters = group_letters(groups, SELECTION, 'recall@1', compared)
     have = {g.algorithm for g in groups}
     due = {a.key for a in algorithms()} if declared is None else set(declared)
     for key in sorted(have | due, key=position):
         if key not in have:
-            lines.append(f'| {algorithm(key).name} | not run | | | | | |')
+            lines.append(f'| {algorithm(key).name} | not run | | | | | | |')
         for group in (g for g in groups if g.algorithm == key):
             cells = []
-            for column in columns:
-                one = group.interval(*column)
-                text = _mean(one)
-                cells.append(f'**{text}**' if one and one.mean == best[column] else text)
-            cells += [number(group.median('seconds_per_epoch'), 1), str(len(group.runs))]
+            for metric, top in best.items():
+                one = group.interval(SELECTION, metric)
+                cells.append(f'**{_mean(one)}**' if one and one.mean == top else _mean(one))
+            cells[1:1] = [letters.get(id(group), '')]
+            cells += [_signed(group.flattery), number(group.median('seconds_per_epoch'), 1), str(len(group.runs))]
             lines.append(f'| {_markdown(group.name)} | ' + ' | '.join(cells) + ' |')
-    lines += ['', 'Percent, mean ± half of the 95% interval (Student\'s t) over seeds. All but the fifth column are at '
-              'the best epoch on the test set, the paper\'s rule, which flatters. ' + NMI_NOTE + _seen(groups)]
-    said = _standing_in_words(groups)
-    return '\n'.join(lines + (['', said] if said else []))
+    lines += ['', f'{INTERVAL_NOTE} {FLATTERY_NOTE} {NMI_NOTE}{_budget(groups)}']
+    rule = rule_in_words(compared)
+    return '\n'.join(lines + (['', f'{LETTERS_NOTE} {rule}'] if rule else []))
 
 
-def _seen(groups: Sequence[Group]) -> str:
-    seen = [v for v in (g.median('images_seen') for g in groups) if v]
-    if not seen:
+def across(all_of_them: Together) -> Tuple[str, List[str], List[List[str]], str]:
+    """Title, heads, rows and note of the table of all benchmarks together, of which there are at least two."""
+    rows, seeds = [], set()
+    for key in all_of_them.algorithms:
+        best, last = (all_of_them.scores(key, selection) for selection in ('best-on-test', SELECTION))
+        one = interquartile_mean(last)
+        seeds |= {len(values) for values in last}
+        flattery = interquartile_mean(best).value - one.value if all(best) else None
+        rows.append([algorithm(key).name, f'{one.value:.1f}', f'{one.low:.1f} to {one.high:.1f}', _signed(flattery),
+                     str(sum(map(len, last)))])
+    names = '; '.join(f'{b.dataset}, {MODEL_NAMES.get(b.model, b.model)}' for b in all_of_them.boards)
+    seen = _budget([b.chosen[key] for b in all_of_them.boards for key in all_of_them.algorithms])
+    return (f'{len(all_of_them.boards)} benchmarks together',
+            ['Algorithm', 'Recall@1, interquartile mean', '95% interval', FLATTERY, 'Runs'], rows,
+            f'Percent at the last epoch: the mean of the middle half of all runs, over {names}, with '
+            f'{_span(seeds)} seeds each. The interval comes from a bootstrap over the seeds of each benchmark. '
+            f'{FLATTERY_NOTE}{seen}')
+
+
+def _across_table(found: Sequence[Board]) -> str:
+    all_of_them = together(found)
+    if not all_of_them.algorithms:
         return ''
-    low, high = min(seen), max(seen)
-    return f' Training images seen: {low:,.0f}' + (f' to {high:,.0f}.' if high > low else ' each.')
+    title, heads, rows, note = across(all_of_them)
+    return '\n'.join([f'**{title}**', '', _table(heads, rows), '', note])
 
 
-def _standing_in_words(groups: Sequence[Group]) -> str:
-    """Which algorithms can be told from the best one, by recall@1."""
-    against = standing(groups, 'best-on-test')
-    names = {word: [g.name for g in groups if against.get(id(g)) == word] for word in set(against.values())}
-    if 'best' not in names or len(groups) < 2:
-        return ''
-    text = f'Best by recall@1: {_markdown(names["best"][0])}. '
-    if names.get('not distinguishable'):
-        text += f'Not distinguishable from it: {_markdown(", ".join(names["not distinguishable"]))}. '
-    elif 'worse' in names:
-        text += 'All others are worse. ' if 'cannot be tested' not in names else ''
-    if names.get('cannot be tested'):
-        text += ('Cannot be tested against it, which takes two seeds of each: '
-                 f'{_markdown(", ".join(names["cannot be tested"]))}. ')
-    return text + "(Welch's t-test over seeds, Holm's correction over all pairs, level 5%.)"
+def _span(values: Iterable[float]) -> str:
+    low, high = min(values), max(values)
+    return f'{low:,.0f}' + (f' to {high:,.0f}' if high > low else '')
+
+
+def _signed(value: Optional[float]) -> str:
+    return '' if value is None else f'{value:+.1f}'
+
+
+def _budget(groups: Sequence[Group]) -> str:
+    """How many images the runs saw."""
+    seen = {v for v in (g.median('images_seen') for g in groups) if v}
+    return f' Training images seen: {_span(seen)}{" each" if len(seen) == 1 else ""}.' if seen else ''
 
 
 def _markdown(text: str) -> str:
@@ -126,8 +135,8 @@ def _markdown(text: str) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; the last column is numbers where its head begins with Recall."""
-    rule = '|'.join('---:' if head.startswith('Recall') else '---' for head in heads)
+    """Markdown; columns of numbers are those whose head begins with Recall or Best."""
+    rule = '|'.join('---:' if head.startswith(('Recall', 'Best')) else '---' for head in heads)
     return '\n'.join([f'| {" | ".join(heads)} |', f'|{rule}|', *(f'| {" | ".join(row)} |' for row in rows)])
 
 
@@ -185,14 +194,23 @@ def methods_and_commands(glyphs: Dict[str, Group], experiments_file: str = EXPER
     spec = load_experiments(experiments_file).get('glyphs')
     commands = {job.algorithm: shlex.join(['python', algorithm(job.algorithm).script, *job.settings()])
                 for job in (expand(spec, runs=1) if spec else [])}
+    groups = list(glyphs.values())
+    compared = compare(groups, SELECTION, 'recall@1')
+    letters = group_letters(groups, SELECTION, 'recall@1', compared)
     methods, exact = [], []
     for a in algorithms():
         paper, script = f'[{_markdown(a.title)}]({a.link})', f'[`{a.script}`]({a.script})'
         command = f'`{commands.get(a.key, f"python {a.script}")}`'
-        reached = _mean(glyphs[a.key].interval('best-on-test', 'recall@1')) if a.key in glyphs else '–'
-        methods.append([a.name, paper, script, reached])
+        group = glyphs.get(a.key)
+        reached = ['–', '', ''] if group is None else [
+            _mean(group.interval(SELECTION, 'recall@1')), letters.get(id(group), ''), _signed(group.flattery)]
+        methods.append([a.name, paper, script, *reached])
         exact.append([a.name, _markdown(a.idea), command])
-    return {'methods': _table(['Method', 'Paper', 'Script', 'Recall@1 on GLYPHS'], methods),
+    heads = ['Recall@1 on GLYPHS', 'Group', FLATTERY]
+    rule = rule_in_words(compared)
+    note = (f'\n\n{INTERVAL_NOTE} {FLATTERY_NOTE}{_budget(groups)}' if groups else '') + (
+        f'\n\n{LETTERS_NOTE} {rule}' if rule else '')
+    return {'methods': _table(['Method', 'Paper', 'Script', *heads], methods) + note,
             'commands': _table(['Method', 'Idea', 'Command'], exact)}
 
 
@@ -206,7 +224,7 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
     experiments_file : str
         Declares the experiments.
     """
-    found, glyphs = [], {}
+    found, glyphs, all_boards = [], {}, []
     specs = load_experiments(experiments_file)
     declared = {name + suffix: (spec, spec.title + said) for name, spec in specs.items()
                 for suffix, said in (('', ''), ('-tuned', ', with tuned settings'))}
@@ -219,10 +237,12 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
         except LogError:
             continue
         for board in boards(experiments):
+            all_boards.append(board)
             found.append(results_table(board, title, list(spec.algorithms)))
             if name == 'glyphs':
                 glyphs = {key: group for key, group in board.chosen.items() if group.runs}
-    text = '\n\n'.join(found) or 'There are no runs of these experiments in `results/logs/` yet.'
+    found.append(_across_table(all_boards))
+    text = '\n\n'.join(filter(None, found)) or 'There are no runs of these experiments in `results/logs/` yet.'
     searched = [tuning_table(record, specs[record.experiment].title) for record in tuning_records(results_dir)
                 if record.experiment in specs]
     return {'results': text, 'tuning': '\n\n'.join(searched) or 'No experiment has been searched yet.',

@@ -31,8 +31,8 @@ def config(key='margin', seed=123, runs=1, identity=None, time='2026-01-01T00:00
             'selection': ['best-on-test', 'last']}
 
 
-def run_events(identity, recalls, run=1, seed=123, before=8.0, end=True, seconds=4.0):
-    """The lines of a run whose epochs end with these values of recall@1."""
+def run_events(identity, recalls, run=1, seed=123, before=8.0, end=True, seconds=4.0, hits=None, images=None):
+    """The lines of a run whose epochs end with these values of recall@1; `hits`: of each class, at the last epoch."""
     stamp = {'id': identity, 'time': '2026-01-01T00:01:00+00:00'}
     events = [dict(stamp, event='epoch', run=run, epoch=0, **metrics(before))]
     for i, recall in enumerate(recalls, 1):
@@ -43,7 +43,9 @@ def run_events(identity, recalls, run=1, seed=123, before=8.0, end=True, seconds
         events.append(dict(stamp, event='run_end', run=run, seed=seed, seconds=seconds * len(recalls),
                            images_seen=4000 * len(recalls), **{
                                'best-on-test': dict(metrics(recalls[best]), epoch=best + 1),
-                               'last': dict(metrics(recalls[-1]), epoch=len(recalls))}))
+                               'last': dict(metrics(recalls[-1]), epoch=len(recalls),
+                                            **({'class_hits': hits} if hits else {}))},
+                           **({'class_images': images} if hits else {})))
         events.append(dict(stamp, event='summary', runs=run))
     return events
 
@@ -56,10 +58,12 @@ def write(path, events):
     return str(path)
 
 
-def log(path, key='margin', recalls=(40.0, 60.0, 55.0), seed=123, end=True, seconds=4.0, **flags):
+def log(path, key='margin', recalls=(40.0, 60.0, 55.0), seed=123, end=True, seconds=4.0, hits=None, images=None,
+        **flags):
     """A log of one run."""
     first = config(key, seed, **flags)
-    return write(path, [first] + run_events(first['id'], list(recalls), seed=seed, end=end, seconds=seconds))
+    return write(path, [first] + run_events(first['id'], list(recalls), seed=seed, end=end, seconds=seconds, hits=hits,
+                                            images=images))
 
 
 def comparison(folder, seeds=(123, 124, 125), leave_out=(), epochs=8, dataset='GLYPHS', model='convnet'):

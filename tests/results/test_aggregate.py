@@ -1,14 +1,16 @@
-"""Means, intervals and tests over seeds, by numbers worked out elsewhere."""
+"""Means and intervals over seeds, by numbers worked out elsewhere."""
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 
 from results.algorithms import ALGORITHMS
 from results.aggregate import boards, group_runs
 from results.readlog import read_logs
-from results.statistics import compare, holm, interval, welch
+from results.statistics import interquartile_mean, interval
 from tests.results import samples
 
 
@@ -23,47 +25,22 @@ def test_one_value_has_no_interval_and_none_has_nothing():
     assert interval([5.0]) == (5.0, None, None, 1) and interval([]) is None
 
 
-def test_welch_by_hand():
-    a, b = [27.5, 21.0, 19.0, 23.6, 17.0, 17.9], [27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8]
-    mean = [sum(x) / len(x) for x in (a, b)]
-    share = [sum((v - m) ** 2 for v in x) / (len(x) - 1) / len(x) for x, m in zip((a, b), mean)]
-    t = (mean[0] - mean[1]) / math.sqrt(sum(share))
-    df = sum(share) ** 2 / (share[0] ** 2 / 5 + share[1] ** 2 / 6)
-    # two-sided tail of Student's t by numerical integration of its density
-    constant = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(df * math.pi)
-    step, inner = abs(t) / 20000, 0.0
-    for i in range(20000):
-        inner += constant * (1 + ((i + 0.5) * step) ** 2 / df) ** (-(df + 1) / 2) * step
-    assert welch(a, b) == pytest.approx(1 - 2 * inner, abs=1e-7)
+def test_interquartile_mean_by_hand():
+    # the middle four of eight are 3, 4, 10 and 20; of five values one at each end is left out
+    assert interquartile_mean([[1, 40, 3, 20], [10, 4, 30, 2]]).value == 9.25
+    assert interquartile_mean([[0.0, 10.0, 11.0, 12.0, 1000.0]]).value == pytest.approx(11.0)
 
 
-def test_welch_needs_two_seeds_of_each_and_survives_no_spread():
-    assert welch([1.0], [2.0, 3.0]) is None
-    assert welch([1.0, 1.0], [1.0, 1.0]) == 1.0 and welch([1.0, 1.0], [2.0, 2.0]) == 0.0
-
-
-def test_holm_by_hand():
-    # sorted 0.005 0.01 0.03 0.04, times 4 3 2 1, never falling
-    assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
-
-
-def _groups(tmp_path, **recalls):
-    for key, values in recalls.items():
-        for seed, value in enumerate(values, 1):
-            samples.log(tmp_path / f'{key}{seed}.jsonl', key, (value,), seed)
-    return group_runs(read_logs([str(tmp_path)])[0])
-
-
-def test_what_differs_is_said_in_words(tmp_path):
-    groups = _groups(tmp_path, margin=(80.0, 80.2, 79.9), npairs=(60.0, 60.1, 60.3), angular=(79.0, 80.5, 81.5),
-                     prototype=(50.0,))
-    words = {(c.first.algorithm, c.second.algorithm): c.words for c in compare(groups, 'last', 'recall@1')}
-    assert len(words) == 6
-    assert words['npairs', 'margin'].startswith('Margin is better than N-pairs by 19.90 points of Recall@1 (Welch, p')
-    assert 'not distinguishable' in words['margin', 'angular']
-    assert 'Holm over 3 comparisons' in words['margin', 'angular']
-    assert 'cannot be tested' in words['prototype', 'margin']
+def test_the_interval_of_the_interquartile_mean_resamples_each_benchmark_alone():
+    strata = [[1.0, 3.0, 8.0, 20.0], [50.0, 54.0, 55.0, 80.0]]
+    # every draw of four seeds from each, as likely as the others; of eight values the middle four count
+    means = np.array([sum(sorted(a + b)[2:-2]) / 4 for a in itertools.product(strata[0], repeat=4)
+                      for b in itertools.product(strata[1], repeat=4)])
+    found = interquartile_mean(strata)
+    for end, share in ((found.low, 0.025), (found.high, 0.975)):    # five standard errors of 2,000 draws are 0.017
+        assert (means < end - 1e-9).mean() <= share + 0.017 and (means <= end + 1e-9).mean() >= share - 0.017
+    assert found == interquartile_mean(strata)                      # no chance is left
+    assert interquartile_mean([[5.0, 5.0], [7.0, 7.0]]) == (6.0, 6.0, 6.0)
 
 
 def test_a_seed_counts_once_however_often_it_ran(tmp_path):
