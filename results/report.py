@@ -22,8 +22,10 @@ from markupsafe import Markup
 
 from common.command import CommandParser, run_command
 from common.files import atomic_write, expand_path
+from common.stats import PLAIN_METRICS
 from results.aggregate import Board, Group, boards
 from results.algorithms import algorithm
+from results.cards import HEADS, card
 from results.figures.style import MODEL_NAMES, SELECTION_NAMES, render, styled
 from results.plots import figures
 from results.readlog import LogError, read_logs
@@ -62,7 +64,7 @@ def _board(board: Board) -> Dict[str, Any]:
     return {'title': f'{board.dataset}, {MODEL_NAMES.get(board.model, board.model)}', 'selections': selections,
             'metrics': names, 'rows': rows, 'notes': board.notes, 'compared': compared, 'words': words,
             'references': [(key, {**dict.fromkeys(names), **own}) for key, own in board.references.items()],
-            'pairs': pairs[selections[0], 'recall@1'],
+            'pairs': pairs[selections[0], 'recall@1'], 'cards': [(g, card(g)) for g in compared],
             'figures': [(CAPTIONS.get(name.split('_')[0], name), 'image/svg+xml', base64.b64encode(content).decode())
                         for name, content in drawn]}
 
@@ -122,7 +124,9 @@ def _run_state(run: Run, experiment: Experiment) -> str:
 def _run_row(run: Run, experiment: Experiment) -> List[Any]:
     best, last = (run.chosen.get(s, (None, {})) for s in ('best-on-test', 'last'))
     cells = [run.number, run.seed, best[0], number(best[1].get('recall@1')), last[0], number(last[1].get('recall@1')),
-             number(last[1].get('nmi')), number(run.seconds, 0), _run_state(run, experiment)]
+             number(last[1].get('nmi')), number(run.seconds, 0), number(run.evaluation_seconds, 0),
+             number(run.total_seconds, 0), number(run.peak_memory_mb, 0), number(run.gpu_memory_mb, 0),
+             _run_state(run, experiment)]
     return ['' if cell is None else cell for cell in cells]
 
 
@@ -161,7 +165,8 @@ def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictur
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters['number'] = number
     environment.globals.update(algorithm=algorithm, metric_title=metric_title, main_metrics=MAIN_METRICS,
-                               selection_names=SELECTION_NAMES, model_names=MODEL_NAMES, nmi_note=NMI_NOTE)
+                               selection_names=SELECTION_NAMES, model_names=MODEL_NAMES, nmi_note=NMI_NOTE,
+                               plain_metrics=PLAIN_METRICS, card_heads=HEADS)
     return environment.get_template('report.html.j2').render(
         boards=[_board(board) for board in found], experiments=[_experiment(e) for e in experiments],
         number_of_runs=sum(len(e.runs) for e in experiments), latest=max((e.time for e in experiments), default=''),

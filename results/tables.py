@@ -6,13 +6,13 @@ A page has a table wherever it has its two markers, each on a line of its own::
     <!-- results:end -->
 
 ``methods`` lists the methods, their papers, scripts and results; ``commands`` the exact command of each; ``results``
-has a table for each experiment that has logs.
+has a table for each experiment that has logs; ``structure`` has one of what their embeddings look like inside, and
+``cards`` one of what else differs between the methods.
 """
 from __future__ import annotations
 
 import glob
 import os
-import re
 import shlex
 import sys
 from typing import Dict, List, Optional, Sequence
@@ -20,6 +20,8 @@ from typing import Dict, List, Optional, Sequence
 from common.files import atomic_write
 from results.aggregate import Board, Group, boards
 from results.algorithms import algorithm, algorithms, position
+from results.cards import card_table, structure_table
+from results.cards import markdown as _markdown
 from results.experiments import EXPERIMENTS_FILE, expand, load_experiments
 from results.figures.style import MODEL_NAMES
 from results.readlog import LogError, read_logs
@@ -120,10 +122,6 @@ def _standing_in_words(groups: Sequence[Group]) -> str:
     return text + "(Welch's t-test over seeds, Holm's correction over all pairs, level 5%.)"
 
 
-def _markdown(text: str) -> str:
-    return re.sub(r'([|\\`*_<>\[\]])', r'\\\1', text).replace('\n', ' ')
-
-
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown; the last column is numbers where its head begins with Recall."""
     rule = '|'.join('---:' if head.startswith('Recall') else '---' for head in heads)
@@ -166,7 +164,7 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
     experiments_file : str
         Declares the experiments.
     """
-    found, glyphs = [], {}
+    found, structures, cards, glyphs = [], [], [], {}
     for name, spec in load_experiments(experiments_file).items():
         folder = os.path.join(results_dir, 'logs', name)
         if not os.path.isdir(folder):
@@ -177,10 +175,16 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
             continue
         for board in boards(experiments):
             found.append(results_table(board, spec.title, list(spec.algorithms)))
+            structures.append(structure_table(board, spec.title))
+            cards.append(card_table(board, spec.title))
             if name == 'glyphs':
                 glyphs = {key: group for key, group in board.chosen.items() if group.runs}
-    text = '\n\n'.join(found) or 'There are no runs of these experiments in `results/logs/` yet.'
-    return {'results': text, **methods_and_commands(glyphs, experiments_file)}
+    made = {'results': found, 'structure': structures, 'cards': cards}
+    texts = {name: '\n\n'.join(filter(None, own)) or 'There are no runs of these experiments in `results/logs/` yet.'
+             for name, own in made.items()}
+    if found and not any(structures):
+        texts['structure'] = 'The logs in `results/logs/` are older than these numbers.'
+    return {**texts, **methods_and_commands(glyphs, experiments_file)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
