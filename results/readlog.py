@@ -14,6 +14,7 @@ from results.algorithms import identify
 from results.paper_logs import PaperLog
 from results.records import (
     SELECTIONS,
+    SETUP,
     Epoch,
     Experiment,
     Run,
@@ -154,7 +155,8 @@ def _experiment(identity: str, events: List[Dict[str, Any]], path: str) -> Optio
         seed=integer(config.get('seed')), versions=as_dict(config.get('versions')),
         device=[str(d) for d in config.get('device')] if isinstance(config.get('device'), list) else [],
         weights=as_dict(config.get('weights')) or None, git=as_text(config.get('git')) or None,
-        data=as_dict(config.get('data')))
+        data=as_dict(config.get('data')),
+        setup={name: config[name] for name in SETUP if name in config})
 
     # The run is (run number), the epoch (run, member, epoch): of lines that a resumed run wrote twice the last counts.
     epochs: Dict[int, Dict[Tuple[int, int], Epoch]] = {}
@@ -166,6 +168,7 @@ def _experiment(identity: str, events: List[Dict[str, Any]], path: str) -> Optio
             run = experiment.runs.setdefault(number, Run(number))
             if kind == 'epoch':
                 epoch = _epoch(event)
+                run.embedding_size = whole_count(event.get('embedding_size')) or run.embedding_size
                 if epoch is not None:
                     epochs.setdefault(number, {})[epoch.member or 0, epoch.number] = epoch
             elif kind == 'run_end':
@@ -196,8 +199,8 @@ def _epoch(event: Dict[str, Any]) -> Optional[Epoch]:
 def _end_run(run: Run, event: Dict[str, Any]) -> None:
     run.finished = True
     run.seed = integer(event.get('seed'))
-    run.seconds = finite(event.get('seconds'))
-    run.images_seen = finite(event.get('images_seen'))
+    for name in ('seconds', 'images_seen', 'evaluation_seconds', 'total_seconds', 'peak_memory_mb', 'gpu_memory_mb'):
+        setattr(run, name, finite(event.get(name)))
     run.class_images = whole_counts(event.get('class_images'))
     for selection in SELECTIONS:
         found = as_dict(event.get(selection))

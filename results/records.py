@@ -6,8 +6,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple
 
+from common.stats import METRIC_NAMES, PLAIN_METRICS
+
 SELECTIONS = ('best-on-test', 'last', 'best-on-val')
 MAX_COUNT = 10 ** 7         # of epochs and runs
+#: What `config` says beside the flags.
+SETUP = ('sampler', 'batch_images', 'batches_per_epoch', 'members', 'parameters')
 
 
 @dataclass
@@ -45,6 +49,11 @@ class Run:
     images_seen: Optional[float] = None
     class_images: List[int] = field(default_factory=list)
     class_hits: Dict[str, List[int]] = field(default_factory=dict)
+    evaluation_seconds: Optional[float] = None
+    total_seconds: Optional[float] = None
+    peak_memory_mb: Optional[float] = None
+    gpu_memory_mb: Optional[float] = None
+    embedding_size: Optional[int] = None                  # of what the last evaluation scored
 
     @property
     def untrained(self) -> Dict[str, float]:
@@ -81,6 +90,7 @@ class Experiment:
     git: Optional[str] = None
     data: Dict[str, Any] = field(default_factory=dict)
     skipped: List[Dict[str, Any]] = field(default_factory=list)
+    setup: Dict[str, Any] = field(default_factory=dict)   # what the flags do not say: sampler, parameters, ...
 
 
 def choose_epochs(run: Run) -> None:
@@ -135,14 +145,16 @@ def as_dict(value: Any) -> Dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-_METRIC = re.compile(r'recall@\d{1,6}|map@r|r_precision|nmi')
+_RECALL = re.compile(r'recall@\d{1,6}')
 
 
 def known_metrics(value: Any) -> Dict[str, float]:
-    """The metrics in an object, in percent; anything that is none is left out."""
+    """The metrics in an object, most of them in percent; anything that is none is left out."""
     found = {}
     for name, one in as_dict(value).items():
         number = finite(one)
-        if number is not None and _METRIC.fullmatch(name) and -1e-6 <= number <= 100 + 1e-6:
+        if number is None or not (_RECALL.fullmatch(name) or name in METRIC_NAMES):
+            continue
+        if -1e-6 <= number <= 100 + 1e-6 or name in PLAIN_METRICS and abs(number) <= MAX_COUNT:
             found[name] = number
     return found

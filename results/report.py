@@ -21,9 +21,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.command import CommandParser, run_command
 from common.files import atomic_write, expand_path
+from common.stats import PLAIN_METRICS
 from results.across import together
 from results.aggregate import Board, Group, boards
 from results.algorithms import algorithm
+from results.cards import HEADS, card
 from results.comparison import compare, group_letters, rule_in_words
 from results.figures.profile import draw_profiles
 from results.figures.style import MODEL_NAMES, SELECTION_NAMES, render, styled
@@ -78,6 +80,7 @@ def _board(board: Board) -> Dict[str, Any]:
             'metrics': names, 'rows': rows, 'notes': board.notes, 'compared': compared, 'words': words,
             'references': [(key, {**dict.fromkeys(names), **own}) for key, own in board.references.items()],
             'pairs': pairs['last', 'recall@1'], 'rule': rule_in_words(pairs['last', 'recall@1']),
+            'cards': [(g, card(g)) for g in compared],
             'figures': [(CAPTIONS.get(name.split('_')[0], name), 'image/svg+xml', base64.b64encode(content).decode())
                         for name, content in drawn]}
 
@@ -135,7 +138,9 @@ def _run_state(run: Run, experiment: Experiment) -> str:
 def _run_row(run: Run, experiment: Experiment) -> List[Any]:
     best, last = (run.chosen.get(s, (None, {})) for s in ('best-on-test', 'last'))
     cells = [run.number, run.seed, best[0], number(best[1].get('recall@1')), last[0], number(last[1].get('recall@1')),
-             number(last[1].get('nmi')), number(run.seconds, 0), _run_state(run, experiment)]
+             number(last[1].get('nmi')), number(run.seconds, 0), number(run.evaluation_seconds, 0),
+             number(run.total_seconds, 0), number(run.peak_memory_mb, 0), number(run.gpu_memory_mb, 0),
+             _run_state(run, experiment)]
     return ['' if cell is None else cell for cell in cells]
 
 
@@ -186,7 +191,8 @@ def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictur
     environment.filters['number'] = number
     environment.globals.update(algorithm=algorithm, metric_title=metric_title, main_metrics=MAIN_METRICS,
                                selection_names=SELECTION_NAMES, model_names=MODEL_NAMES, nmi_note=NMI_NOTE,
-                               flattery=FLATTERY, flattery_note=FLATTERY_NOTE, letters_note=LETTERS_NOTE)
+                               flattery=FLATTERY, flattery_note=FLATTERY_NOTE, letters_note=LETTERS_NOTE,
+                               plain_metrics=PLAIN_METRICS, card_heads=HEADS)
     all_of_them = together(found)
     profiles = styled(lambda: render(draw_profiles(all_of_them), 'svg')) if all_of_them.algorithms else b''
     return environment.get_template('report.html.j2').render(

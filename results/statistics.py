@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from scipy import stats
 
-from common.stats import metric_name, t_interval
+from common.stats import STRUCTURE_METRICS, metric_name, t_interval
 
 
 class Interval(NamedTuple):
@@ -27,15 +27,18 @@ def interval(values: Sequence[float]) -> Optional[Interval]:
 
 
 def metric_order(metric: str) -> Tuple[int, int, str]:
-    """Sorts metrics: recall@k by k, then MAP@R, R-precision, NMI."""
+    """Sorts metrics: recall@k by k, then MAP@R, R-precision, NMI, then those of the embedding's structure."""
     if metric.startswith('recall@'):
         return 0, int(metric[len('recall@'):]), metric
+    if metric in STRUCTURE_METRICS:
+        return 2, STRUCTURE_METRICS.index(metric), metric
     return 1, {'map@r': 0, 'r_precision': 1, 'nmi': 2}.get(metric, 3), metric
 
 
 def metric_title(metric: str) -> str:
     """A metric at the head of a column: ``Recall@1``, ``NMI``."""
-    return metric_name(metric).replace('recall@', 'Recall@').split(' (')[0]
+    title = metric_name(metric).split(' (')[0]
+    return title[0].upper() + title[1:]
 
 
 class Range(NamedTuple):

@@ -5,14 +5,14 @@ A page has a table wherever it has its two markers, each on a line of its own::
     <!-- results:begin -->
     <!-- results:end -->
 
-``methods`` lists the methods, their papers, scripts and results; ``commands`` the exact command of each; ``results``
-has a table for each experiment that has logs, and ``tuning`` one for each that `results.tune` has searched.
+``methods`` lists the methods, their papers, scripts and results; ``commands`` has the exact command of each.
+``results`` has a table for each experiment that has logs, ``tuning`` one for each that `results.tune` has searched,
+``structure`` one of what their embeddings look like inside, and ``cards`` one of what else differs between the methods.
 """
 from __future__ import annotations
 
 import glob
 import os
-import re
 import shlex
 import sys
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
@@ -21,6 +21,8 @@ from common.files import atomic_write
 from results.across import Together, together
 from results.aggregate import Board, Group, boards
 from results.algorithms import algorithm, algorithms, position
+from results.cards import card_table, structure_table
+from results.cards import markdown as _markdown
 from results.comparison import compare, group_letters, rule_in_words
 from results.experiments import EXPERIMENTS_FILE, expand, load_experiments
 from results.figures.style import MODEL_NAMES
@@ -130,10 +132,6 @@ def _budget(groups: Sequence[Group]) -> str:
     return f' Training images seen: {_span(seen)}{" each" if len(seen) == 1 else ""}.' if seen else ''
 
 
-def _markdown(text: str) -> str:
-    return re.sub(r'([|\\`*_<>\[\]])', r'\\\1', text).replace('\n', ' ')
-
-
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown; columns of numbers are those whose head begins with Recall or Best."""
     rule = '|'.join('---:' if head.startswith(('Recall', 'Best')) else '---' for head in heads)
@@ -224,7 +222,7 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
     experiments_file : str
         Declares the experiments.
     """
-    found, glyphs, all_boards = [], {}, []
+    found, structures, cards, glyphs, all_boards = [], [], [], {}, []
     specs = load_experiments(experiments_file)
     declared = {name + suffix: (spec, spec.title + said) for name, spec in specs.items()
                 for suffix, said in (('', ''), ('-tuned', ', with tuned settings'))}
@@ -239,13 +237,19 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
         for board in boards(experiments):
             all_boards.append(board)
             found.append(results_table(board, title, list(spec.algorithms)))
+            structures.append(structure_table(board, title))
+            cards.append(card_table(board, title))
             if name == 'glyphs':
                 glyphs = {key: group for key, group in board.chosen.items() if group.runs}
     found.append(_across_table(all_boards))
-    text = '\n\n'.join(filter(None, found)) or 'There are no runs of these experiments in `results/logs/` yet.'
+    made = {'results': found, 'structure': structures, 'cards': cards}
+    texts = {name: '\n\n'.join(filter(None, own)) or 'There are no runs of these experiments in `results/logs/` yet.'
+             for name, own in made.items()}
+    if any(found) and not any(structures):
+        texts['structure'] = 'The logs in `results/logs/` are older than these numbers.'
     searched = [tuning_table(record, specs[record.experiment].title) for record in tuning_records(results_dir)
                 if record.experiment in specs]
-    return {'results': text, 'tuning': '\n\n'.join(searched) or 'No experiment has been searched yet.',
+    return {**texts, 'tuning': '\n\n'.join(searched) or 'No experiment has been searched yet.',
             **methods_and_commands(glyphs, experiments_file)}
 
 

@@ -3,7 +3,7 @@
     python3.11 -m venv V && V/bin/pip install faiss-cpu
     python -m tests.benchmarks.evaluation --faiss-python V/bin/python              # everything, many minutes
     python -m tests.benchmarks.evaluation rate search-64 search-512 kmeans nmi     # parts
-    python -m tests.benchmarks.evaluation growth million embed
+    python -m tests.benchmarks.evaluation growth million embed structure
 
 Embeddings are random points around random class centres, scaled to norm 1, in 11,316 classes of about 5 (60,502 of
 them, as in SOP's test set). faiss runs in a process of its own, with as many threads, on the same embeddings; the two
@@ -28,7 +28,7 @@ import mxnet as mx
 import numpy as np
 
 from common.evaluation.clustering import kmeans, nmi
-from common.evaluation import embed, recall_at_k
+from common.evaluation import DEFAULT_KS, embed, evaluate, recall_at_k, structure
 from common.evaluation.retrieval import retrieval_metrics
 from common.evaluation.tiles import controller, thread_count
 
@@ -230,8 +230,30 @@ def inference(opt):
               f'{rate / plain_rate:.3f} (0.95 or more)', flush=True)
 
 
+def inside(opt):
+    """evaluate() without NMI, with and without the metrics of structure.py; and how far its sample is off."""
+    for count, classes, dims in ((4000, 100, 64), (4000, 100, 512), (opt.count, opt.count * CLASSES // COUNT, 64)):
+        x, labels = clusters(count, classes, dims)
+        ks = KS if count == opt.count else DEFAULT_KS
+        times = [(measured(evaluate, x, labels, ks=ks, with_nmi=False)[:2],
+                  measured(retrieval_metrics, x, labels, ks=ks)[:2]) for _ in range(max(5, opt.rounds))]
+        whole, without = (np.min(column, axis=0) for column in zip(*times))
+        alone = np.min([measured(structure.structure_metrics, x, labels)[:2] for _ in range(5)], axis=0)
+        print(f'{count} x {dims}: evaluate {whole[0]:.3f} s, without {without[0]:.3f} s, ratio '
+              f'{whole[0] / without[0]:.3f}; alone {1000 * alone[0]:.0f} ms, {100 * alone[0] / without[0]:.1f} % '
+              f'(of CPU {100 * alone[1] / without[1]:.1f} %; 10 % or less)', flush=True)
+    x, labels = clusters(4000, 100, 64, spread=2.0)
+    drawn = [structure.structure_metrics(x, labels, seed) for seed in range(10)]
+    structure.NEGATIVE_PAIRS = structure.POSITIVE_PAIRS = 1 << 24
+    for name, value in structure.structure_metrics(x, labels).items():
+        values = [one[name] for one in drawn]
+        print(f'      {name}: all pairs {value:.4f}, sample {np.mean(values):.4f}, standard deviation over seeds '
+              f'{np.std(values, ddof=1):.4f}')
+
+
 PARTS = {'rate': rate, 'search-64': lambda opt: search(opt, 64), 'search-512': lambda opt: search(opt, 512),
-         'kmeans': clustering, 'nmi': information, 'growth': growth, 'million': million, 'embed': inference}
+         'kmeans': clustering, 'nmi': information, 'growth': growth, 'million': million, 'embed': inference,
+         'structure': inside}
 
 
 def main():
