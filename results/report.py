@@ -5,8 +5,8 @@
     python -m results.report --update-readme      writes the tables between the markers in README.md and docs/*.md
     python -m results.report --check-readme       exit status 1 if they are not what the logs say
 
-The page is one file that needs no network. It has leaderboards to sort and filter, tests of significance, the figures,
-pictures of retrieval, and the flags, versions, weights and revision of every run. The tables come only from
+The page is one file that needs no network. It has leaderboards to sort and filter, what may be said of differences, the
+figures, pictures of retrieval, and the flags, versions, weights and revision of every run. The tables come only from
 ``results/logs/EXPERIMENT`` for the experiments of ``results/experiments.yaml``.
 """
 from __future__ import annotations
