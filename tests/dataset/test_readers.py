@@ -304,8 +304,7 @@ def test_cars_refuses_a_broken_mat_file(tmp_path, content):
     refused('CARS196', tmp_path, 'cars_annos.mat')
 
 
-@pytest.mark.filterwarnings('ignore')  # SciPy warns of what it then fails on
-@garbage
+@settings(garbage, max_examples=10)       # each starts a process
 @given(data=st.data())
 def test_cars_with_a_damaged_mat_file_reads_or_refuses(tmp_path, data):
     whole = tmp_path / 'whole'
