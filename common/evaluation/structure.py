@@ -36,15 +36,20 @@ infinite), a false-positive rate smaller than one negative pair.
 from __future__ import annotations
 
 import collections
+import functools
 from typing import Dict, Optional, Tuple
 
 import numpy as np
+import scipy.sparse
+
+from common.evaluation.tiles import map_blocks
 
 POSITIVE_PAIRS = 1 << 15                # sampled pairs of one class
 NEGATIVE_PAIRS = 1 << 16                # of two classes
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
 ROWS = 4096                             # embeddings in a block
-CACHED = 1 << 16                        # numbers of a block of pairs
+PAIRS = 1 << 13                         # pairs in a block
+CACHED = 1 << 16                        # numbers of the pairs that are looked at together
 ROUNDING = 1e-6                         # singular values below this share of the largest are rounding errors of float32
 
 
@@ -67,7 +72,7 @@ def structure_metrics(embeddings: np.ndarray, labels: np.ndarray, seed: int = 0)
     spectral = spectral_decay(x)
     if spectral is not None:
         metrics['rho'] = spectral
-    metrics.update(_of_pairs(x, counts, np.random.RandomState(seed)))
+    metrics.update(_of_pairs(x, counts, seed))
     order = ('intra_distance', 'inter_distance', 'distance_ratio', 'rho', 'alignment', 'uniformity', 'pair_auc',
              *(f'tpr@{rate:g}' for rate in FALSE_POSITIVE_RATES))
     return collections.OrderedDict((name, metrics[name]) for name in order if name in metrics)
@@ -89,9 +94,8 @@ def unit_rows(x: np.ndarray, order: np.ndarray) -> np.ndarray:
 def _distances(x: np.ndarray, counts: np.ndarray) -> Dict[str, float]:
     """The exact ones. `x`: class after class. The sum of |x_i - x_j|^2 / 2 over i, j is n sum |x_i|^2 - |sum x_i|^2."""
     found = {}
-    starts = np.cumsum(counts) - counts
-    sums = np.add.reduceat(x, starts, axis=0, dtype=np.float64)
-    squares = np.add.reduceat(np.einsum('ij,ij->i', x, x), starts, dtype=np.float64)
+    sums = _sums_of_classes(x, counts)
+    squares = np.add.reduceat(np.einsum('ij,ij->i', x, x), np.cumsum(counts) - counts, dtype=np.float64)
     lengths = np.einsum('ij,ij->i', sums, sums)
     pairs = counts * (counts - 1)
     some = pairs > 0
@@ -106,6 +110,18 @@ def _distances(x: np.ndarray, counts: np.ndarray) -> Dict[str, float]:
     if found.get('inter_distance', 0) > 1e-12 and 'intra_distance' in found:
         found['distance_ratio'] = found['intra_distance'] / found['inter_distance']
     return found
+
+
+def _sums_of_classes(x: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(classes, E) float64. As a sparse product it is ten times as fast as `np.add.reduceat`."""
+    sums = np.zeros((len(counts), x.shape[1]))
+    codes = np.repeat(np.arange(len(counts)), counts)
+    for start in range(0, len(x), ROWS):
+        rows = x[start:start + ROWS].astype(np.float64)
+        own = codes[start:start + ROWS] - codes[start]
+        ones = scipy.sparse.csr_matrix((np.ones(len(own)), (own, np.arange(len(own)))))
+        sums[codes[start]:codes[start] + ones.shape[0]] += ones.dot(rows)
+    return sums
 
 
 def spectral_decay(x: np.ndarray) -> Optional[float]:
@@ -123,19 +139,18 @@ def spectral_decay(x: np.ndarray) -> Optional[float]:
     return float(max(np.mean(np.log(values.sum() / (len(values) * values))), 0))
 
 
-def _of_pairs(x: np.ndarray, counts: np.ndarray, rng: np.random.RandomState) -> Dict[str, float]:
+def _of_pairs(x: np.ndarray, counts: np.ndarray, seed: int) -> Dict[str, float]:
     """uniformity, pair_auc and tpr."""
     found = {}
-    positive = _squared_distances(x, *draw_pairs(counts, True, POSITIVE_PAIRS, rng))
-    negative = _squared_distances(x, *draw_pairs(counts, False, NEGATIVE_PAIRS, rng))
+    pairs = _sample(counts.astype(np.int64).tobytes(), seed, POSITIVE_PAIRS, NEGATIVE_PAIRS)
+    positive, negative = (_squared_distances(x, *own) for own in pairs)
     images = float(len(x))
     share = float((counts * (counts - 1.0)).sum() / (images * (images - 1)))        # of positive pairs among all
     parts = [(share, positive), (1 - share, negative)]
     spread = sum(weight * np.exp(-2.0 * squared).mean(dtype=np.float64) for weight, squared in parts if len(squared))
     found['uniformity'] = float(np.log(spread))
     if len(positive) and len(negative):
-        positive.sort()
-        negative.sort()
+        positive, negative = map_blocks(np.sort, [positive, negative])
         below = np.searchsorted(negative, positive, 'left').sum(dtype=np.float64)
         not_above = np.searchsorted(negative, positive, 'right').sum(dtype=np.float64)
         found['pair_auc'] = 100 - 50 * (below + not_above) / (len(positive) * float(len(negative)))
@@ -144,6 +159,14 @@ def _of_pairs(x: np.ndarray, counts: np.ndarray, rng: np.random.RandomState) -> 
             if allowed:
                 found[f'tpr@{rate:g}'] = 100.0 * np.searchsorted(positive, negative[allowed]) / len(positive)
     return {name: float(value) for name, value in found.items()}
+
+
+@functools.lru_cache(maxsize=4)          # the test set and the validation classes, at every evaluation
+def _sample(counts: bytes, seed: int, positive: int, negative: int) -> Tuple[Tuple[np.ndarray, np.ndarray], ...]:
+    """The pairs (i, j) of one class, and those of two. `counts`: an int64 array."""
+    rng = np.random.RandomState(seed)
+    images = np.frombuffer(counts, np.int64)
+    return draw_pairs(images, True, positive, rng), draw_pairs(images, False, negative, rng)
 
 
 def draw_pairs(counts: np.ndarray, same: bool, most: int, rng: np.random.RandomState) -> Tuple[np.ndarray, np.ndarray]:
@@ -180,9 +203,15 @@ def draw_pairs(counts: np.ndarray, same: bool, most: int, rng: np.random.RandomS
 def _squared_distances(x: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     out = np.empty(len(i), np.float32)
     rows = max(CACHED // x.shape[1], 1)
-    for start in range(0, len(i), rows):
-        part = slice(start, start + rows)
-        difference = x.take(i[part], axis=0)
-        difference -= x.take(j[part], axis=0)
-        np.einsum('ij,ij->i', difference, difference, out=out[part])
+
+    def block(first: int) -> None:
+        last = min(first + PAIRS, len(i))
+        for start in range(first, last, rows):
+            part = slice(start, min(start + rows, last))
+            difference = x.take(i[part], axis=0)
+            difference -= x.take(j[part], axis=0)
+            np.einsum('ij,ij->i', difference, difference, out=out[part])
+
+    for _ in map_blocks(block, range(0, len(i), PAIRS)):
+        pass
     return out

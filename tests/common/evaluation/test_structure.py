@@ -50,6 +50,7 @@ CASES = {
 def test_metrics_are_those_of_loops_over_pairs(name, monkeypatch):
     monkeypatch.setattr(structure, 'ROWS', 7)
     monkeypatch.setattr(structure, 'CACHED', 140)
+    monkeypatch.setattr(structure, 'PAIRS', 100)
     x, labels = CASES[name]()
     got, expected = structure_metrics(x, labels), oracle.structure(x, labels)
     assert list(got) == [metric for metric in STRUCTURE_METRICS if metric in expected]
@@ -134,6 +135,16 @@ def test_every_pair_has_the_same_chance(same):
     assert not times[~allowed].any()
     mean = 4000 * 30 / allowed.sum()
     assert (abs(times[allowed] - mean) < 5 * math.sqrt(mean)).all()
+
+
+def test_threads_and_blocks_do_not_change_anything(monkeypatch):
+    x, labels = clusters(700, 9, 8)
+    first = structure_metrics(x, labels)
+    for threads, pairs, cached in (('2', 8192, 65536), ('3', 1000, 1 << 12), ('1', 1 << 20, 8)):
+        monkeypatch.setenv('OMP_NUM_THREADS', threads)
+        monkeypatch.setattr(structure, 'PAIRS', pairs)
+        monkeypatch.setattr(structure, 'CACHED', cached)
+        assert structure_metrics(x, labels) == first
 
 
 def test_evaluate_has_them_after_those_of_retrieval():

@@ -609,3 +609,25 @@ def test_memory_of_process_and_gpu(monkeypatch):
     used = {0: 100, 3: 300}
     monkeypatch.setattr(mx.context, 'gpu_memory_info', lambda i: ((1000 - used[i]) * 2 ** 20, 1000 * 2 ** 20))
     assert gpu_memory_mb([mx.gpu(0), mx.gpu(3)]) == {'gpu_memory_mb': 300}
+
+
+@pytest.mark.parametrize('old', [False, True])
+def test_costs_go_on_where_a_run_goes_on(old, tree, tmp_path):
+    """Also from a checkpoint of before they were counted."""
+    training.run(margin(tree, tmp_path, '--epochs', '1', '--no-nmi'), train_margin.build)
+    path = only(tmp_path, '.ckpt.npz')
+    first, = events(only(tmp_path, '.jsonl'), 'run_end')
+    if old:
+        meta, arrays = checkpoint.load(path)
+        for place in meta, meta['finished']:
+            for name in 'evaluation_seconds', 'total_seconds', 'peak_memory_mb':
+                del place[name]
+        checkpoint.save(path, meta, arrays)
+    training.run(margin(tree, tmp_path, '--epochs', '2', '--no-nmi', '--load-checkpoint', path), train_margin.build)
+    second = events(only(tmp_path, '.jsonl'), 'run_end')[-1]
+    spent = [e['evaluation_seconds'] for e in events(only(tmp_path, '.jsonl'), 'epoch')]
+    assert len(spent) == 3
+    assert second['evaluation_seconds'] == pytest.approx(sum(spent[2:] if old else spent), rel=1e-5)
+    assert second['peak_memory_mb'] >= (0 if old else first['peak_memory_mb'])
+    if not old:
+        assert second['total_seconds'] > first['total_seconds'] > first['seconds'] + first['evaluation_seconds']
