@@ -40,7 +40,7 @@ def parse_args(argv=None):
                        help='probability that anchor and positive are one image, augmented twice')
     group.add_argument('--symmetric-loss', action='store_true',
                        help='average with the loss that has anchors and positives swapped')
-    parser.add_normalize('scale embeddings to length 1: the loss bounds an angle, and no longer shrinks them')
+    parser.add_normalize(help='scale embeddings to length 1: the loss bounds an angle, and no longer shrinks them')
     parser.add_decrease_cnn_lr()
     opt = parser.parse_args(argv)
     if opt.alpha >= 90:

@@ -35,6 +35,7 @@ def parse_args(argv=None):
                        help='weight of the clustering error 1 - NMI in the search for the worst clustering')
     group.add_argument('--pam-rounds', type=non_negative_int, default=5, metavar='N',
                        help='at most so many rounds of swapping medoids after the greedy search')
+    parser.add_normalize(default=True)
     parser.add_decrease_cnn_lr()
     parser.differs('--batch-k', '5')
     return parser.parse_args(argv)
@@ -42,7 +43,7 @@ def parse_args(argv=None):
 
 def build(opt, data, ctx):
     """What makes structured clustering different from the others."""
-    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=True, init_scale=opt.init_scale)
+    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=opt.normalize, init_scale=opt.init_scale)
     loss = StructuredClusteringLoss(gamma=opt.gamma, max_pam_rounds=opt.pam_rounds)
     return Experiment(net, loss, shuffled_or_balanced(opt, data.train.labels), [param_group(opt, net.collect_params())])
 

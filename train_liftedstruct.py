@@ -33,7 +33,7 @@ def parse_args(argv=None):
     group = parser.algorithm
     group.add_argument('--margin', type=non_negative_float, default=1.0, metavar='M',
                        help='margin m that negatives should keep, a distance')
-    group.add_argument('--normalize', action='store_true', help='scale embeddings to length 1')
+    parser.add_normalize()
     return parser.parse_args(argv)
 
 

@@ -55,6 +55,7 @@ def parse_args(argv=None):
                        help='further dense layers before the last one, e.g. 512,256')
     group.add_argument('--head-lr-factor', type=positive_float, default=10.0, metavar='F',
                        help='the head learns at F x --lr')
+    parser.add_normalize(default=True)
     return parser.parse_args(argv)
 
 
@@ -62,7 +63,7 @@ def build(opt, data, ctx):
     """What makes ranked list loss different from the others."""
     head = BottleneckHead([int(n) for n in opt.bottleneck_layers.split(',')], opt.embed_dim, opt.init_scale) \
         if opt.bottleneck_layers else None
-    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=True, head=head,
+    net = EmbeddingNet(build_backbone(opt, ctx), opt.embed_dim, normalize=opt.normalize, head=head,
                        init_scale=opt.init_scale)
     loss = RankedListLoss(alpha=opt.alpha, margin=opt.margin, temperature=opt.temperature, lam=opt.lam)
     sampler = BalancedBatches(data.train.labels, opt.batch_size, opt.batch_k, opt.batches_per_epoch, seed=opt.seed)

@@ -34,7 +34,7 @@ def parse_args(argv=None):
     group = parser.algorithm
     group.add_argument('--margin', type=non_negative_float, default=1.0, metavar='M',
                        help='margin m between the squared distances (the original uses 0.2 with --normalize)')
-    group.add_argument('--normalize', action='store_true', help='scale embeddings to length 1')
+    parser.add_normalize()
     return parser.parse_args(argv)
 
 

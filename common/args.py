@@ -10,10 +10,11 @@ from typing import Any, Callable, List, Optional, Set
 from common.command import CommandParser, command_name, run_command
 from common.files import expand_path
 from common.runtime import available_cores
-from common.training.optimisers import parse_steps
+from common.training.optimisers import default_momentum, parse_steps
 from dataset import dataset_names
 from models import is_backbone
 from models.backbones.finetune import published
+from models.backbones.pooling import KINDS as POOLINGS
 from models.heads import INIT_SCALE
 
 MAX_SEED = 2 ** 31 - 1
@@ -36,6 +37,10 @@ non_negative_int = _number(int, 0, 2 ** 31 - 1, False, 'a whole number from 0')
 positive_float = _number(float, 0, math.inf, True, 'a number above 0')
 non_negative_float = _number(float, 0, math.inf, False, 'a number from 0')
 fraction = _number(float, 0, 1, False, 'a number from 0 to 1')
+_share = _number(float, 0, 1, True, 'a number above 0, up to 1')
+_aspect = _number(float, 1, 100, False, 'a number from 1 to 100')
+_momentum = _number(float, 0, math.nextafter(1, 0) if hasattr(math, 'nextafter') else 1 - 2 ** -53, False,
+                    'a number from 0 to below 1')
 seed_number = _number(int, 0, MAX_SEED, False, f'a whole number from 0 to {MAX_SEED}')
 
 
@@ -126,6 +131,11 @@ class TrainingParser(CommandParser):
                             help='mirror every other training image (default: for all datasets but GLYPHS)')
         mirror.add_argument('--no-mirror', dest='mirror', action='store_false', default=None,
                             help='mirror no image, as where left and right differ')
+        data.add_argument('--min-scale', type=_share, default=1.0, metavar='S',
+                          help='smallest share of the area of a training image that is cut out, and scaled to '
+                               '--image-size; 1: the crop has --image-size pixels, and is not scaled')
+        data.add_argument('--max-aspect', type=_aspect, default=1.33, metavar='A',
+                          help='with --min-scale below 1: width over height of what is cut out is drawn from 1/A to A')
         data.add_argument('--num-workers', type=non_negative_int, default=available_cores(), metavar='THREADS',
                           help='threads that decode images; 0 decodes in the training thread')
         data.add_argument('--cache', type=expand_path, metavar='DIR',
@@ -147,6 +157,9 @@ class TrainingParser(CommandParser):
         model.add_argument('--pretrained', type=expand_path, default='auto', metavar='{auto,none,FILE}',
                            help='weights of the backbone: auto (looked for in $MXNET_HOME/models, then downloaded; '
                                 'none for convnet), none, or a .params or .safetensors file')
+        model.add_argument('--pooling', default='avg', choices=POOLINGS,
+                           help='what makes a vector of the last feature maps: average, maximum, their sum, or the '
+                                'generalised mean with a learned exponent (GeM, arXiv:1711.02512)')
         model.add_argument('--init-scale', type=positive_float, default=INIT_SCALE, metavar='M',
                            help="magnitude of the last layer's first weights (Xavier)")
         model.add_argument('--momentum-bn', type=fraction, metavar='M',
@@ -179,6 +192,15 @@ class TrainingParser(CommandParser):
         optimisation.add_argument('--steps', type=_steps, default=steps, metavar='EPOCHS',
                                   help='when the rates decay: 12,14 after the 12th and the 14th epoch, -4 after every '
                                        'fourth, 0 never')
+        optimisation.add_argument('--schedule', default='step', choices=['step', 'cosine'],
+                                  help='step: --steps and --factor; cosine: from --lr down to 0 along half a cosine, '
+                                       'from epoch to epoch (arXiv:1608.03983, without restarts)')
+        optimisation.add_argument('--warmup', type=non_negative_int, default=0, metavar='EPOCHS',
+                                  help='the learning rates rise linearly from batch to batch in the first so many '
+                                       'epochs; the log shows that of the last batch of an epoch')
+        optimisation.add_argument('--momentum', type=_momentum, metavar='M',
+                                  help='momentum of an --optimizer that has one, as sgd or nag (default: as in MXNet, '
+                                       '0 for these)')
         optimisation.add_argument('--wd', type=non_negative_float, default=wd, metavar='RATE', help='weight decay')
         optimisation.add_argument('--epsilon', type=non_negative_float, default=epsilon, metavar='E',
                                   help="what Adam, or an optimiser like it, adds to the root of the squared gradients' "
@@ -189,6 +211,9 @@ class TrainingParser(CommandParser):
         evaluation = self.add_argument_group('evaluation')
         evaluation.add_argument('--eval-every', type=positive_int, default=1, metavar='EPOCHS',
                                 help='evaluate after every so many epochs, and after the last')
+        evaluation.add_argument('--early-stopping', type=non_negative_int, default=0, metavar='EPOCHS',
+                                help='end a run when recall@1 on the validation classes (see --val-split) has not '
+                                     'risen for so many epochs; 0: never')
         evaluation.add_argument('--skip-pretrain-validation', action='store_true',
                                 help='do not evaluate before training')
         evaluation.add_argument('--validate-only', action='store_true',
@@ -228,9 +253,13 @@ class TrainingParser(CommandParser):
         action = self._option_string_actions[flag]
         action.help += f'; the published log has this value, the published script {published}'
 
-    def add_normalize(self, help: str = 'scale embeddings to length 1') -> None:
-        """Adds --normalize, off as published."""
-        self.algorithm.add_argument('--normalize', action='store_true', help=help)
+    def add_normalize(self, default: bool = False, help: str = 'scale embeddings to length 1') -> None:
+        """Adds --normalize and --no-normalize, for a loss that is defined on vectors of any length."""
+        normalize = self.algorithm.add_mutually_exclusive_group()
+        normalize.add_argument('--normalize', action='store_true', default=default,
+                               help=f'{help} (default: {"yes" if default else "no"})')
+        normalize.add_argument('--no-normalize', dest='normalize', action='store_false', default=default,
+                               help='leave the length of embeddings as it is')
 
     def add_proxy_scale(self) -> None:
         """Adds what scales and smooths the distances of a `ProxyLoss`; see :meth:`check_label_smooth`."""
@@ -293,6 +322,12 @@ class TrainingParser(CommandParser):
             opt.conv_lr_factor = published(opt.model).conv_lr_factor
         if getattr(opt, 'decrease_cnn_lr', False) and 'backbone_lr_factor' not in opt.given_flags:
             opt.backbone_lr_factor = 0.1
+        if opt.momentum is None:
+            opt.momentum = default_momentum(opt.optimizer)
+        elif default_momentum(opt.optimizer) is None:
+            self.error(f'--momentum: --optimizer {opt.optimizer} has none')
+        if opt.warmup >= opt.epochs:
+            self.error(f'--warmup {opt.warmup} leaves none of --epochs {opt.epochs} at the whole learning rate')
         if opt.resize is None:
             opt.resize = round(opt.image_size * 8 / 7)
         if opt.resize < opt.image_size:

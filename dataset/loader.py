@@ -78,6 +78,8 @@ class Loader:
         Where `batches` is None.
     prefetch : int
         Batches prepared while one is in use.
+    min_scale, max_aspect : float
+        Below 1: crop from that share of the area up and scale to `image_size`, see `dataset.transforms.draw_crops`.
 
     Raises
     ------
@@ -89,7 +91,7 @@ class Loader:
                  resize: int = 256, use_crops: bool = False, num_workers: int = 0, seed: int = 0,
                  mirror: bool | None = None, cache: str | None = None, skip_bad_images: int = 0,
                  on_bad: Callable[[str, str], None] | None = None, batch_size: int | None = None,
-                 prefetch: int = 2) -> None:
+                 prefetch: int = 2, min_scale: float = 1.0, max_aspect: float = 1.33) -> None:
         if not 1 <= image_size <= resize:
             raise UsageError(f'--image-size {image_size} must lie between 1 and --resize {resize}')
         if use_crops:
@@ -106,6 +108,7 @@ class Loader:
         self._resize = resize
         self._seed = seed
         self._mirror = imageset.mirror if mirror is None else mirror
+        self._scales = min_scale, max_aspect
         self._skip = skip_bad_images
         self._on_bad = on_bad
         self._bad = set()       # paths
@@ -167,7 +170,8 @@ class Loader:
             raise RuntimeError('this loader has been closed')
         count, size = len(indices), self._image_size
         if self._train:
-            crops = transforms.draw_crops(self._seed, epoch, position, count, self._resize, size, self._mirror)
+            crops = transforms.draw_crops(self._seed, epoch, position, count, self._resize, size, self._mirror,
+                                          *self._scales)
         else:
             crops = transforms.center_crops(count, self._resize, size)
         job = _Job(np.empty((count, size, size, 3), dtype=np.uint8), indices, crops, np.ones(count, dtype=bool), [])

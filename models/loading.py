@@ -67,7 +67,10 @@ def load_pretrained(backbone: Backbone, pretrained: str) -> None:
     start = 'backbone.'
     whole = any(name.startswith(start) for name in arrays)
     if whole:
-        _load(backbone, backbone, path, _below(start, arrays), frozenset(), None)
+        own = _below(start, arrays)
+        for name in [name for name in own if name.endswith('gem_p')]:
+            backbone.pretrained_gem = own.pop(name)
+        _load(backbone, backbone, path, own, frozenset(), None)
     else:
         _load(backbone, backbone.named, path, arrays, backbone.removed, None)
     backbone.pretrained_head = _below('head.', arrays) if whole else {}

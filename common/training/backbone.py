@@ -18,7 +18,7 @@ def build_backbone(opt: argparse.Namespace, ctx: List[mx.Context]) -> Backbone:
     ModelError, UsageError
         If weights or flags do not fit the network.
     """
-    backbone = get_backbone(opt.model, opt.pretrained, ctx)
+    backbone = get_backbone(opt.model, opt.pretrained, ctx, opt.pooling)
     if opt.freeze_bn or opt.momentum_bn != finetune.published(opt.model).momentum_bn:
         finetune.set_batch_norm(backbone, opt.momentum_bn, opt.freeze_bn)
     finetune.set_learning_rates(backbone, opt.backbone_lr_factor, opt.conv_lr_factor)

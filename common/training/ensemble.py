@@ -12,6 +12,7 @@ from typing import Any, Dict, List
 
 import numpy as np
 
+from common.errors import UsageError
 from common.evaluation import embed
 from common.files import atomic_write
 from common.seeds import derived_seed, seed_everything
@@ -25,6 +26,8 @@ from models.loading import load_parameters
 
 def train_ensemble(session: Session, opt: argparse.Namespace, ensemble: Ensemble, run: int) -> None:
     """Trains the members that are not done yet; the embeddings of the others are read from the disk."""
+    if opt.early_stopping:
+        raise UsageError('--early-stopping: the networks of an ensemble are scored after their last epoch only')
     finished: Dict[str, List[np.ndarray]] = {name: [] for name in session.evaluated}
     for number in range(ensemble.size):
         member = Member(session, opt, run, number, ensemble, finished)

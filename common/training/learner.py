@@ -14,7 +14,7 @@ from mxnet import autograd, gluon
 from common.training import checkpoint
 from common.distributed.cluster import Alone
 from common.errors import TrainingError, UsageError, out_of_memory
-from common.training.optimisers import GroupTrainer, ParamGroup, decay, parse_steps
+from common.training.optimisers import GroupTrainer, ParamGroup, cosine, decay, parse_steps
 from common.seeds import derived_seed, seed_everything
 
 
@@ -63,6 +63,7 @@ class Learner:
                 with self._refusing_optimizer(group):
                     self.trainers.append(GroupTrainer(group, devices))
         self._has_stepped = False
+        self._steps, self._multiplier = 0, 1.0
         trainable = [p for p in self.net.collect_params().values() if p.grad_req != 'null']
         self._watched = trainable[-1] if trainable else None
 
@@ -95,6 +96,9 @@ class Learner:
     def step(self, images: np.ndarray, labels: np.ndarray) -> float:
         """One step of all optimisers; returns the loss, averaged over the workers like the gradients."""
         labels = mx.nd.array(labels, ctx=self.ctx[0], dtype='float32')
+        self._steps += 1
+        if self.opt.warmup:
+            self._set_rates(self._steps)
         try:
             with autograd.record():
                 value = self.loss(self.forward(images), labels)
@@ -143,16 +147,27 @@ class Learner:
             raise UsageError(f'--optimizer {group.optimizer}: MXNet cannot train with it: {said(error)}') from error
 
     def start_epoch(self, epoch: int, seed: int) -> float:
-        """Seeds all that draws at random and sets the learning rates; returns the first group's."""
+        """Seeds all that draws at random and sets the learning rates; returns the first group's, of the last batch."""
         seed_everything(seed, epoch)
         if hasattr(self.loss, 'reseed'):
             self.loss.reseed(derived_seed(seed, epoch, 1))
         if self.cluster.size > 1:  # alone, the sampler's generator runs on through the epochs
             self.sampler.reseed(derived_seed(seed, epoch, 2))
-        multiplier = decay(epoch, parse_steps(self.opt.steps), self.opt.factor)
+        opt = self.opt
+        self._multiplier = (cosine(epoch, opt.epochs, opt.warmup) if opt.schedule == 'cosine' else
+                            decay(epoch, parse_steps(opt.steps), opt.factor))
+        self._steps = len(self.sampler) * (epoch - 1)
         if self.opt.freeze_backbone:
             self.net.freeze_backbone(self.opt.freeze_backbone == 'all' or epoch <= self.opt.freeze_backbone)
-        return [trainer.start_epoch(epoch, multiplier) for trainer in self.trainers][0]
+        for trainer in self.trainers:
+            trainer.start_epoch(epoch)
+        return self._set_rates(self._steps + len(self.sampler))
+
+    def _set_rates(self, step: int) -> float:
+        """Sets the learning rates of a step of the run, counted from 1; returns the first group's."""
+        warmup = self.opt.warmup * len(self.sampler)
+        rise = min(1.0, step / warmup) if warmup else 1.0
+        return [trainer.scale_rate(self._multiplier * rise) for trainer in self.trainers][0]
 
     def start_alike(self) -> None:
         """Takes over the parameters of worker 0."""

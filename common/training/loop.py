@@ -23,7 +23,7 @@ from dataset.loader import Loader
 
 
 def train_network(session: Session, opt: argparse.Namespace, experiment: Experiment, network: SingleNetwork) -> Learner:
-    """Trains one network for --epochs, from wherever the last checkpoint left it."""
+    """Trains one network for --epochs, or until --early-stopping, from wherever the last checkpoint left it."""
     learner = Learner(experiment, opt, session.ctx, session.cluster)
     session.describe(experiment, learner, network.members)
     progress, seed = session.progress, session.cluster.own_seed(network.seed)
@@ -37,7 +37,9 @@ def train_network(session: Session, opt: argparse.Namespace, experiment: Experim
                 evaluate_network(session, learner, network, 0, {})
             progress.epoch = 0
             session.save(learner)
-        for epoch in range(progress.epoch + 1, opt.epochs + 1):
+        over = network.is_over(progress.epoch)
+        while not over:
+            epoch = progress.epoch + 1
             record = train_epoch(session, learner, loader, network.run, epoch, seed)
             if not learner.is_finite():
                 raise session.recorder.diverged(learner, network.run, epoch, len(loader), record['lr'],
@@ -47,7 +49,8 @@ def train_network(session: Session, opt: argparse.Namespace, experiment: Experim
             else:
                 session.recorder.epoch(network.run, network.epochs_before + epoch, record, network.number)
             progress.epoch = epoch
-            if epoch == opt.epochs:
+            over = network.is_over(epoch)
+            if over:
                 network.finish(learner)
             session.save(learner if progress.epoch is not None else None)
             session.interrupts.check()
@@ -125,6 +128,15 @@ class SingleNetwork:
         """Is it evaluated after this epoch?"""
         return epoch % self.opt.eval_every == 0 or epoch == self.opt.epochs
 
+    def is_over(self, epoch: int) -> bool:
+        """Has it done all its epochs, or has --early-stopping ended it?"""
+        patience = self.opt.early_stopping
+        if epoch >= self.opt.epochs or not patience or not epoch or not self.is_due(epoch):
+            return epoch >= self.opt.epochs
+        best = self.session.progress.chosen.get('best-on-val', {}).get('epoch', 0)
+        answer, _ = self.session.cluster.from_first({'over': epoch - best >= patience}, {})
+        return answer['over']
+
     def combine(self, name: str, outputs: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
         """What is scored: its embeddings as they are."""
         return outputs
@@ -134,5 +146,8 @@ class SingleNetwork:
         self.session.recorder.choose(self.run, epoch, scores, learner.net)
 
     def finish(self, learner: Learner) -> None:
-        """Saves the network of the last epoch."""
+        """Saves the network of the last epoch, and says so if it came early."""
+        epoch = self.session.progress.epoch
+        if epoch < self.opt.epochs:
+            self.session.recorder.stopped_early(self.run, epoch)
         self.session.recorder.save_network(learner.net, self.run, 'last')

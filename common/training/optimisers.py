@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import math
 from typing import Any, Dict, Iterable, List, Optional, Union
 
 import mxnet as mx
@@ -30,6 +32,12 @@ def parse_steps(text: str) -> List[int]:
     raise ValueError(f'{text!r} is not a rising list of epochs such as 12,14, nor -N for every N epochs, nor 0')
 
 
+def default_momentum(optimizer: str) -> Optional[float]:
+    """Momentum of an optimiser of MXNet if none is given; None for one that has no such setting."""
+    arguments = inspect.signature(mx.optimizer.Optimizer.opt_registry[optimizer].__init__).parameters
+    return arguments['momentum'].default if 'momentum' in arguments else None
+
+
 def decay(epoch: int, steps: List[int], factor: float) -> float:
     """What the learning rates are multiplied by in an epoch.
 
@@ -45,6 +53,14 @@ def decay(epoch: int, steps: List[int], factor: float) -> float:
     done = epoch - 1
     passed = done // -steps[0] if steps and steps[0] < 0 else sum(step <= done for step in steps)
     return factor ** passed
+
+
+def cosine(epoch: int, epochs: int, warmup: int) -> float:
+    """What the learning rates are multiplied by in an epoch, counted from 1: half a cosine over those after `warmup`.
+
+    1 in the first of them; the 0 at its end would be reached in the epoch after the last.
+    """
+    return (1 + math.cos(math.pi * max(0, epoch - 1 - warmup) / (epochs - warmup))) / 2
 
 
 @dataclasses.dataclass
@@ -85,8 +101,10 @@ class ParamGroup:
 
 def param_group(opt, params: Parameters, lr: Optional[float] = None, wd: Optional[float] = None,
                 frozen_epochs: int = 0) -> ParamGroup:
-    """A group that follows --optimizer, --lr, --wd, --epsilon and --clip-gradient."""
+    """A group that follows --optimizer, --lr, --wd, --epsilon, --momentum and --clip-gradient."""
     options = {'epsilon': opt.epsilon} if opt.optimizer in ('adam', 'nadam', 'ftml', 'rmsprop', 'adadelta') else {}
+    if opt.momentum is not None:
+        options['momentum'] = opt.momentum
     return ParamGroup(params, opt.lr if lr is None else lr, opt.wd if wd is None else wd, opt.optimizer, options,
                       clip=opt.clip_gradient or None, frozen_epochs=frozen_epochs)
 
@@ -103,9 +121,12 @@ class GroupTrainer:
         self._trainer = gluon.Trainer(group.trainable(), group.optimizer, options, kvstore=kvstore,
                                       update_on_kvstore=False)
 
-    def start_epoch(self, epoch: int, multiplier: float) -> float:
-        """Sets the epoch's learning rate and returns it."""
+    def start_epoch(self, epoch: int) -> None:
+        """Lets the group move, or not."""
         self.active = epoch > self.group.frozen_epochs
+
+    def scale_rate(self, multiplier: float) -> float:
+        """Sets the learning rate to `multiplier` x the group's, and returns it."""
         lr = self.group.lr * multiplier
         self._trainer.set_learning_rate(lr)
         return lr

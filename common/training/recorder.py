@@ -114,6 +114,15 @@ class Recorder:
             tqdm.write(f'run {run}/{self.opt.number_of_runs}, epoch {epoch}/{self.opt.epochs}: the gradient was zero '
                        'in every batch; the network learned nothing')
 
+    def stopped_early(self, run: int, epoch: int) -> None:
+        """Logs and says that --early-stopping ended a run."""
+        best = self.progress.chosen.get('best-on-val', {})
+        self.log.write('early_stopping', run=run, epoch=epoch, best_epoch=best.get('epoch'), value=best.get('value'),
+                       patience=self.opt.early_stopping)
+        tqdm.write(f'run {run}/{self.opt.number_of_runs} ended after epoch {epoch}/{self.opt.epochs}: recall@1 on the '
+                   f'validation classes has not risen since epoch {best.get("epoch")} (--early-stopping '
+                   f'{self.opt.early_stopping})')
+
     def diverged(self, learner, run: int, epoch: int, batch: int, lr: float, what: str) -> TrainingError:
         """Logs that a run diverged; returns the error to raise."""
         largest = learner.largest_gradient()

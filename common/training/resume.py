@@ -112,6 +112,9 @@ def load(path: str, opt: argparse.Namespace, data: Dict[str, Any]) -> Tuple[Prog
     flags = flags_of(opt)
     for name, value in meta['flags'].items():
         if name == 'epochs' and type(value) is int and value < opt.epochs:
+            if opt.schedule == 'cosine':
+                raise UsageError(f'--epochs {opt.epochs}: {path} was made with {value}, and --schedule cosine depends '
+                                 'on it')
             _extend(meta, path, opt)
         elif name not in MAY_CHANGE and flags.get(name, value) != value:
             flag = '--' + name.replace('_', '-')

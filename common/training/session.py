@@ -45,6 +45,8 @@ class Session:
         if opt.batch_size < len(self.ctx):
             raise UsageError(f'--batch-size {opt.batch_size} is smaller than the number of devices')
         self.data = load_data(opt)
+        if opt.early_stopping and self.data.val is None:
+            raise UsageError('--early-stopping needs validation classes: give --val-split')
         opt.mirror = self.data.train.mirror     # for the log
         self.fingerprint = self.data.fingerprint()
         self.progress, self.arrays = resume.Progress(), {}
@@ -108,7 +110,7 @@ class Session:
         return Loader(images, sampler, train=train, image_size=opt.image_size, resize=opt.resize,
                       batch_size=None if train else opt.batch_size, use_crops=opt.use_crops, seed=seed,
                       num_workers=opt.num_workers, cache=opt.cache, skip_bad_images=opt.skip_bad_images,
-                      on_bad=self._skip)
+                      on_bad=self._skip, min_scale=opt.min_scale, max_aspect=opt.max_aspect)
 
     def _skip(self, path: str, reason: str) -> None:
         if self.cluster.rank:

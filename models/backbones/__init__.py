@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from models.backbones import convnet, efficientnet_lite, finetune, inception_bn, resnet, zoo
 from models.backbones.base import Backbone, Contexts, features_length, initialize
+from models.backbones.pooling import set_pooling
 from common.errors import UsageError
 from models.loading import load_pretrained
 
@@ -24,7 +25,7 @@ def is_backbone(name: str) -> bool:
     return name in _OWN or name in resnet.NAMES or zoo.find(name) is not None
 
 
-def get_backbone(name: str, pretrained: str = 'none', ctx: Contexts = None) -> Backbone:
+def get_backbone(name: str, pretrained: str = 'none', ctx: Contexts = None, pooling: str = 'avg') -> Backbone:
     """Builds a backbone, initialised on `ctx`.
 
     Parameters
@@ -37,6 +38,8 @@ def get_backbone(name: str, pretrained: str = 'none', ctx: Contexts = None) -> B
         downloaded; none for convnet), or a file.
     ctx : context or list of contexts, optional
         Default: the current context.
+    pooling : {'avg', 'max', 'avg+max', 'gem'}
+        What makes a vector of the last feature maps.
 
     Returns
     -------
@@ -46,7 +49,9 @@ def get_backbone(name: str, pretrained: str = 'none', ctx: Contexts = None) -> B
     Raises
     ------
     ModelError
-        Unknown name; weights missing, damaged or of another network.
+        Weights missing, damaged or of another network.
+    UsageError
+        Unknown name; a network that has no such pooling.
     """
     backbone = _build(name)
     backbone.features_dim = features_length(backbone, backbone.image_size)
@@ -54,6 +59,8 @@ def get_backbone(name: str, pretrained: str = 'none', ctx: Contexts = None) -> B
     initialize(backbone, ctx)
     if pretrained != 'none' and not (pretrained == 'auto' and backbone.model == 'convnet'):
         load_pretrained(backbone, pretrained)
+    if pooling != 'avg':
+        set_pooling(backbone, pooling, ctx)
     return backbone
 
 

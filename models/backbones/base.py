@@ -40,6 +40,8 @@ class Backbone(HybridBlock):
         alone, or also the head.
     pretrained_head : dict
         Arrays of the head that the file brought, if it was that of a whole `EmbeddingNet`.
+    pretrained_gem : array or None
+        The p of a GeM that such a file brought.
 
     Inputs:
         - **x**: (B, 3, H, W) float32, normalised
@@ -58,6 +60,7 @@ class Backbone(HybridBlock):
         self.features_dim: int | None = None
         self.weights: dict | None = None
         self.pretrained_head: dict = {}
+        self.pretrained_gem = None
 
     @property
     def named(self) -> HybridBlock:

@@ -9,6 +9,7 @@ import contextlib
 import io
 import sys
 
+import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 
 from models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone
@@ -60,6 +61,7 @@ class ZooBackbone(Backbone):
         self._removed = before - _names(net)
         self._split = hasattr(net, 'features')
         self.net = net
+        self.pool: HybridBlock | None = None    # instead of the average, see models/backbones/pooling.py
 
     @property
     def named(self) -> HybridBlock:
@@ -69,8 +71,19 @@ class ZooBackbone(Backbone):
     def removed(self) -> frozenset:
         return self._removed
 
+    def maps_are_larger_than_a_pixel(self) -> bool:
+        """Whether what the network gives has still to be averaged over the image."""
+        shape = (1, 3, self.image_size, self.image_size)
+        _, (output,), _ = self._maps(mx.sym.var('data')).infer_shape(data=shape)
+        return len(output) == 4 and output[2] * output[3] > 1
+
+    def _maps(self, x):
+        return self.net.features(x) if self._split else self.net(x)
+
     def hybrid_forward(self, F, x):
-        x = self.net.features(x) if self._split else self.net(x)
+        x = self._maps(x)
+        if self.pool is not None:
+            return F.flatten(self.pool(x))
         # Global average pooling of (B, C, H, W) that leaves (B, C) as it is.
         return F.mean(F.reshape(x, shape=(0, 0, -1)), axis=2)
 
@@ -94,8 +107,7 @@ def _cut(name: str, net: HybridBlock) -> None:
         if child in classifiers and isinstance(block, nn.HybridSequential):
             _cut_tail(block)
         elif child in classifiers or isinstance(block, nn.Dropout):
-            _drop(net, child)
-            setattr(net, child, nn.HybridLambda('identity'))
+            replace(net, child, nn.HybridLambda('identity'))
     if 'out_aux' in net._children:  # NASNet's second classifier, for training on ImageNet
         _drop(net, 'out_aux')
         net.out_aux = None
@@ -107,6 +119,12 @@ def _cut_tail(blocks: nn.HybridSequential) -> None:
         if not isinstance(blocks._children[child], _TAIL):
             break
         del blocks._children[child]
+
+
+def replace(net: HybridBlock, child: str, block: HybridBlock) -> None:
+    """Puts `block` in the place of a child of another type."""
+    _drop(net, child)
+    setattr(net, child, block)
 
 
 def _drop(net: HybridBlock, child: str) -> None:

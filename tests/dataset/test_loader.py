@@ -4,6 +4,7 @@ import os
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -68,8 +69,20 @@ def test_training_batches_follow_the_sampler(images, workers):
         np.testing.assert_array_equal(batch.indices, indices)
         np.testing.assert_array_equal(batch.labels, images.labels[indices])
         for image, index in zip(batch.images, indices):
-            top, left, mirrored = next(draws)
+            top, left, mirrored, *_ = next(draws)
             crop = pixels_of(images, index)[top:top + 32, left:left + 32]
+            np.testing.assert_array_equal(image, crop[:, ::-1] if mirrored else crop)
+
+
+def test_crops_of_any_size_are_scaled(images):
+    with Loader(images, BATCHES, train=True, image_size=24, resize=40, seed=3, min_scale=0.2, max_aspect=1.5) as loader:
+        batches = list(loader)
+    draws = iter(draw_crops(3, 0, 0, 13, 40, 24, mirror=True, min_scale=0.2, max_aspect=1.5))
+    for batch, indices in zip(batches, BATCHES):
+        for image, index in zip(batch.images, indices):
+            top, left, mirrored, height, width = next(draws)
+            crop = cv2.resize(pixels_of(images, index)[top:top + height, left:left + width], (24, 24),
+                              interpolation=cv2.INTER_LINEAR)
             np.testing.assert_array_equal(image, crop[:, ::-1] if mirrored else crop)
 
 

@@ -83,10 +83,10 @@ def test_a_frozen_group_waits_and_then_moves():
     net, ctx = network([mx.cpu()]), [mx.cpu()]
     trainer = GroupTrainer(ParamGroup(net.collect_params(), 0.01, frozen_epochs=1), 'device')
     before = values(net)
-    trainer.start_epoch(1, 1.0)
+    trainer.start_epoch(1)
     train(net, trainer, 1, ctx)
     np.testing.assert_array_equal(before, values(net))
-    trainer.start_epoch(2, 1.0)
+    trainer.start_epoch(2)
     train(net, trainer, 1, ctx)
     assert not np.array_equal(before, values(net))
 
