@@ -76,7 +76,8 @@ def test_the_page_is_whole_html_that_asks_for_nothing(tmp_path, quick):
     for wanted in ('margin retrieval', 'Structured clustering', '0123456789ab', 'ab' * 32, 'mxnet 1.9.1',
                    'batch_size=80', 'Untrained net', 'Raw pixels', 'geometric mean', 'MAP@R', 's / epoch',
                    'What may be said of a difference', 'P(first > second)', 'cannot be told apart', 'second is better',
-                   'Best-on-test minus last', 'over 3 seeds alone', 'Claimed: ', 'share a letter'):
+                   'Best-on-test minus last', 'over 3 seeds alone', 'Claimed: ', 'share a letter',
+                   'What else differs', 'Batch norm', 'Evaluation s'):
         assert wanted in text, wanted
 
 
