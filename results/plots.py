@@ -126,9 +126,9 @@ def _run(opt: argparse.Namespace) -> int:
                 drawn[f'tuning_{record.experiment}'] = figure
         found = boards(experiments)
         for board in found:
-            for note in board.notes:
-                print(f'results.plots: {board.comparison or board.dataset}, {board.model}: {note}', file=sys.stderr)
             own = figures(board, opt.selection, opt.target_recall)
+            for note in board.notes if 'bars' in own else ():
+                print(f'results.plots: {board.comparison or board.dataset}, {board.model}: {note}', file=sys.stderr)
             drawn.update((board.file(name), figure) for name, figure in own.items())
         profiles = draw_profiles(together(found))
         if profiles:

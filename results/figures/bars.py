@@ -78,7 +78,7 @@ def draw_bars(title: str, values: Dict[str, Dict[str, Interval]], papers: Dict[T
                               fontsize=6)
         for key, dashes in REFERENCE_DASHES.items():
             if metric in references.get(key, {}):
-                axes.axvline(references[key][metric].mean, color='#555555', linestyle=dashes, linewidth=0.8, zorder=0.5)
+                axes.axvline(references[key][metric].mean, color='#555555', linestyle=dashes, linewidth=0.8, zorder=1.5)
         axes.set_xlim(0, max(tops) * 1.27)
         axes.set_title({'recall@1': 'Recall@1 (%)'}.get(metric, 'NMI (%)'), fontsize=6.5, pad=3)
         axes.grid(axis='x')
