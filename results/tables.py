@@ -328,7 +328,7 @@ def pictures(results_dir: str) -> Dict[str, str]:
     more = [bars['cars196-half'], f'| {" | ".join(pair)} |\n|{"---|" * len(pair)}' if pair else '']
     beside = {**bars, **sizes}
     theirs = {name: show(f'The paper\'s figure {name}', name) for name in PAPER_PICTURES}
-    rows = [f'| {picture} | {beside[PAPER_PICTURES[name]] or bars["glyphs"] or "not run yet"} |'
+    rows = [f'| {picture} | {beside[PAPER_PICTURES[name]] or "not run yet"} |'
             for name, picture in theirs.items() if picture]
     none = 'These figures are not in `results/plots/` yet.'
     return {'first-picture': bars['glyphs'] or none, 'more-pictures': '\n\n'.join(filter(None, more)) or none,
