@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 import numpy as np
 
 from results.algorithms import algorithm, position
-from results.records import Experiment, Run
+from results.records import TUNED, Experiment, Run
 from results.statistics import Interval, interval, metric_order
 
 # Flags that say where a run happens and where its output goes, not what is computed.
@@ -17,6 +17,7 @@ PLACE_FLAGS = frozenset((
     'log_postfix', 'save_model_prefix', 'load_checkpoint', 'disable_hybridize', 'skip_pretrain_validation',
     'skip_bad_images', 'script', 'algorithm_name', 'no_nmi'))
 REFERENCE_KEYS = ('untrained', 'raw-pixels')
+ANY_IMAGES = ('FOLDER', 'miniCUB')      # datasets whose name does not say which images they are
 
 
 @dataclass
@@ -128,7 +129,25 @@ def _label(groups: List[Group]) -> None:
 
 @dataclass
 class Board:
-    """All groups of one dataset and backbone; `chosen` has one for each algorithm, for figures with one bar each."""
+    """All groups of one comparison, dataset and backbone.
+
+    Parameters
+    ----------
+    dataset, model : str
+    groups : list of Group
+    chosen : dict
+        One group for each algorithm, for figures with one bar each.
+    notes : list of str
+        What was chosen where there was a choice.
+    references : dict
+        Of ``untrained`` and ``raw-pixels`` to their metrics.
+    comparison : str
+        Name of the folder of its logs, empty where they lie in none of their own.
+    alone : bool
+        Is it the only board of its comparison?
+    published : Board or None
+        The same comparison with published settings, where this one has tuned settings.
+    """
 
     dataset: str
     model: str
@@ -136,27 +155,40 @@ class Board:
     chosen: Dict[str, Group]
     notes: List[str]
     references: Dict[str, Dict[str, Interval]]
+    comparison: str = ''
+    alone: bool = False
+    published: Optional[Board] = None
 
-    @property
-    def slug(self) -> str:
-        """Part of a file's name."""
-        return ''.join(c if c.isalnum() or c in '-_.' else '_' for c in f'{self.dataset}_{self.model}').lower()
+    def file(self, figure: str) -> str:
+        """Name of the file of a figure, without its suffix."""
+        slug = ''.join(c if c.isalnum() or c in '-_.' else '_' for c in f'{self.dataset}_{self.model}').lower()
+        return '_'.join(part for part in (self.comparison, figure, '' if self.comparison and self.alone else slug)
+                        if part)
+
+
+def untuned(comparison: str) -> str:
+    """The name of a comparison without what `results.reproduce` adds for tuned settings."""
+    return comparison[:-len(TUNED)] if comparison.endswith(TUNED) else comparison
 
 
 def boards(experiments: Sequence[Experiment]) -> List[Board]:
-    """One board for each dataset and backbone that trained something."""
+    """One board for each comparison, dataset and backbone that trained something."""
     # Trials of a search and raw pixels of held-out classes say nothing of the test set.
     trained = [e for e in experiments if e.algorithm not in REFERENCE_KEYS and not e.flags.get('validate_only')]
     pixels = [e for e in experiments if e.algorithm == 'raw-pixels' and not e.flags.get('fold')]
-    by_place: Dict[Tuple[str, str], List[Group]] = {}
-    for group in group_runs(trained):
-        by_place.setdefault((group.dataset, group.model), []).append(group)
-    found = []
-    for (dataset, model), groups in by_place.items():
-        chosen, notes = _one_each(groups)
-        references = {'untrained': _untrained(groups), 'raw-pixels': _pixels(e for e in pixels if e.dataset == dataset)}
-        found.append(Board(dataset, model, groups, chosen, notes, {k: v for k, v in references.items() if v}))
-    return found
+    found: Dict[Tuple[str, str, str], Board] = {}
+    for name in dict.fromkeys(e.comparison for e in trained):
+        places: Dict[Tuple[str, str], List[Group]] = {}
+        for group in group_runs(e for e in trained if e.comparison == name):
+            places.setdefault((group.dataset, group.model), []).append(group)
+        for (dataset, model), groups in places.items():
+            chosen, notes = _one_each(groups)
+            references = {'untrained': _untrained(groups), 'raw-pixels': _pixels(pixels, name, dataset)}
+            found[name, dataset, model] = Board(dataset, model, groups, chosen, notes,
+                                                {k: v for k, v in references.items() if v}, name, len(places) == 1)
+    for (name, dataset, model), board in found.items():
+        board.published = found.get((untuned(name), dataset, model)) if untuned(name) != name else None
+    return list(found.values())
 
 
 def _one_each(groups: List[Group]) -> Tuple[Dict[str, Group], List[str]]:
@@ -181,9 +213,12 @@ def _untrained(groups: List[Group]) -> Dict[str, Interval]:
             for name in sorted(by_metric, key=metric_order)}
 
 
-def _pixels(experiments: Iterable[Experiment]) -> Dict[str, Interval]:
-    """Metrics of raw pixels; of several logs the last one counts."""
+def _pixels(experiments: Sequence[Experiment], comparison: str, dataset: str) -> Dict[str, Interval]:
+    """Metrics of raw pixels: from the comparison's own logs if they have them, of several the last one."""
+    own = [comparison, untuned(comparison)]
+    alike = [e for e in experiments if e.dataset == dataset and (e.comparison in own or dataset not in ANY_IMAGES)]
     found: Dict[str, float] = {}
-    for run in (run for experiment in experiments for run in experiment.runs.values()):
+    for run in (run for e in sorted(alike, key=lambda e: [e.comparison == name for name in own])
+                for run in e.runs.values()):
         found.update(run.untrained or run.metrics('last'))
     return {name: interval([found[name]]) for name in sorted(found, key=metric_order)}

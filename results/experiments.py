@@ -18,7 +18,7 @@ from common.errors import UsageError
 from common.files import atomic_write, expand_path
 from results.algorithms import algorithm, algorithms, script_word
 from results.readlog import LogError, read_log
-from results.records import Experiment, Run
+from results.records import TUNED, Experiment, Run
 
 EXPERIMENTS_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'experiments.yaml')
 MAX_FILE = 1 << 20
@@ -41,6 +41,7 @@ class Spec:
     algorithms: Dict[str, Dict[str, Optional[str]]]
     sweep: Dict[str, List[str]]
     images_per_epoch: Optional[int] = None
+    tuned: str = ''
 
     @property
     def needs_data(self) -> bool:
@@ -78,6 +79,9 @@ def load_experiments(path: str = EXPERIMENTS_FILE) -> Dict[str, Spec]:
             found[name] = _spec(name, value)
         except ExperimentsError as error:
             raise ExperimentsError(f'{path}, {name}: {error}') from error
+    for spec in found.values():
+        if spec.tuned and spec.tuned not in found:
+            raise ExperimentsError(f'{path}, {spec.name}: "tuned" names no experiment: {_short(spec.tuned)}')
     return found
 
 
@@ -87,7 +91,7 @@ def _short(value: Any) -> str:
 
 def _spec(name: str, value: Any) -> Spec:
     """Checks one experiment; what is wrong with it is an `ExperimentsError` that does not say where."""
-    fields = ('title', 'runs', 'seed', 'flags', 'algorithms', 'images-per-epoch', 'sweep')
+    fields = ('title', 'runs', 'seed', 'flags', 'algorithms', 'images-per-epoch', 'sweep', 'tuned')
     if not isinstance(value, dict):
         raise ExperimentsError('an experiment is a mapping')
     for key in value:
@@ -102,10 +106,13 @@ def _spec(name: str, value: Any) -> Spec:
         if None in texts:
             raise ExperimentsError('the values of "sweep" must be numbers or words')
         axes[flag] = texts
+    tuned = value.get('tuned', '')
+    if not isinstance(tuned, str):
+        raise ExperimentsError('"tuned" must be the name of an experiment')
     images = value.get('images-per-epoch')
     return Spec(name, str(value.get('title') or name)[:200], _whole(value, 'runs', 1, 1),
                 _whole(value, 'seed', 123, 0), _flags(value.get('flags')), _algorithms(value.get('algorithms', 'all')),
-                axes, None if images is None else _whole(value, 'images-per-epoch', 1, 1))
+                axes, None if images is None else _whole(value, 'images-per-epoch', 1, 1), tuned)
 
 
 def _algorithms(chosen: Any) -> Dict[str, Dict[str, Optional[str]]]:
@@ -260,7 +267,9 @@ def expand(spec: Spec, results_dir: str = 'results', runs: Optional[int] = None,
     spec, results_dir, runs, only, data_path, script_dir
         As the flags of `results.reproduce` say.
     tuned : mapping, optional
-        Algorithm -> the values that a search found, by flag. The runs then belong to ``EXPERIMENT-tuned``.
+        Algorithm -> the values that a search found, by flag. The runs then belong to ``EXPERIMENT-tuned``. They win
+        over the experiment's flags; if the search was of another experiment (`tuned` of the file), not over those that
+        an algorithm has of its own. The values of `sweep` win over all.
 
     Raises
     ------
@@ -268,7 +277,7 @@ def expand(spec: Spec, results_dir: str = 'results', runs: Optional[int] = None,
         If `only` names something that the experiment does not have.
     """
     chosen = chosen_rows(spec, only)
-    name = spec.name if tuned is None else f'{spec.name}-tuned'
+    name = spec.name + (TUNED if tuned is not None else '')
     settings: List[Dict[str, Optional[str]]] = [{}]
     for flag, values in spec.sweep.items():
         settings = [{**s, flag: v} for s in settings for v in values]
@@ -281,7 +290,10 @@ def expand(spec: Spec, results_dir: str = 'results', runs: Optional[int] = None,
             variant = '_'.join(re.sub(r'[^\w.-]', '-', f'{k}-{v}') for k, v in setting.items())
             for key in chosen:
                 own = row_flags(spec, key)
-                flags = {**with_values(own, (tuned or {}).get(key, {})), **setting}
+                values = dict((tuned or {}).get(key, {}))
+                if spec.tuned:              # the search was of another experiment: what this one says is meant
+                    values = {flag: value for flag, value in values.items() if flag not in spec.algorithms[key]}
+                flags = {**with_values(own, values), **setting}
                 flags.update(batches(spec, key, {**own, **setting}, flags))
                 jobs.append(Job(name, key, variant, seed, flags, results_dir, data_path, script_dir))
     return jobs

@@ -4,12 +4,16 @@
     python -m results.plots results/logs/glyphs      one folder, or any files
     python -m results.plots results/tuned/glyphs.yaml
                                                      what a search found, against its trials
-    python -m results.plots --paper                  the published figures, from results/paper.csv
+    python -m results.plots --paper                  the paper's six figures, from results/paper.csv
+
+The logs of each folder of results/logs are a comparison of their own, whose name their pictures begin with:
+``glyphs-tuned_bars``. All other logs are one comparison without a name: ``bars_cub_inception-bn``.
 
 One PNG and one SVG, as wide as a column (3.3 inches), for each of: recall@1 and NMI as bars, learning curves, best
-epoch on the test set against the last epoch, and time to a given recall; and recall@1 against embedding size and
-against batch size where the logs hold several. With two benchmarks or more, ``profiles``: the share of runs above each
-recall@1. Whiskers and bands are 95% intervals (Student's t) over seeds.
+epoch on the test set against the last epoch, and time to a given recall; or, where a comparison is of sizes, recall@1
+against the size of the embedding or of the batch. With two benchmarks or more, ``profiles``: the share of runs above
+each recall@1. Whiskers and bands are 95% intervals (Student's t) over seeds. Where a comparison has tuned settings,
+pale bars show the published ones, if their logs are there.
 """
 from __future__ import annotations
 
@@ -30,41 +34,48 @@ from results.figures.curves import draw_curves
 from results.figures.paper import paper_figures, published_lines, read_paper
 from results.figures.profile import draw_profiles
 from results.figures.selection import draw_selection
-from results.figures.style import SELECTION_NAMES, render, styled
-from results.figures.sweep import draw_sweep, sweeps
+from results.figures.style import SELECTION_NAMES, board_title, render, styled
+from results.figures.sweep import SIZES, draw_sweep, sweeps
 from results.figures.time import draw_time
 from results.figures.tuning import draw_tuning
 from results.readlog import LogError, read_logs
 from results.records import SELECTIONS
+from results.statistics import Interval
 from results.tuning import load_record
 
 
-def figures(board: Board, selection: str = 'best-on-test', target: Optional[float] = None) -> Dict[str, Figure]:
-    """All figures of a board, by the name of their file (without its suffix)."""
+def figures(board: Board, selection: str = 'last', target: Optional[float] = None) -> Dict[str, Figure]:
+    """All figures of a board, by what they show; of a comparison of sizes only that."""
+    title = board_title(board.dataset, board.model, board.comparison)
     here = [p for p in read_paper() if (p.dataset, p.model) == (board.dataset, board.model)]
     found: Dict[str, Optional[Figure]] = {}
-    values, gaps = {}, {}
-    for key, group in board.chosen.items():
-        own = {m: group.interval(selection, m) for m in ('recall@1', 'nmi')}
-        values[key] = {m: i for m, i in own.items() if i is not None}
-        if group.open and not group.runs:
-            gaps[key] = 'diverged' if any(r.diverged for _, r in group.open) else 'unfinished'
-        elif not values[key]:
-            gaps[key] = f'no {selection}'
-    published = {(p.algorithm, p.metric): p.value for p in here if p.figure == 'table'}
-    found['bars'] = draw_bars(board.dataset, board.model, values, published, gaps, board.references.get('untrained'),
-                              '' if selection == 'best-on-test' else f': {SELECTION_NAMES[selection]}')
-    for what, name in (('embed_dim', 'embedding-size'), ('batch_size', 'batch-size')):
+    for what, name in SIZES.items():
         groups = sweeps(board, what)
         lines = {k: {x: g.interval(selection, 'recall@1') for x, g in own.items()} for k, own in groups.items()}
         lines = {k: {x: i for x, i in own.items() if i} for k, own in lines.items()}
         if lines:
             behind = published_lines(here, name, what)
-            found[name] = draw_sweep(board.dataset, board.model, what, lines, behind, list(behind))
+            found[name] = draw_sweep(title, what, lines, behind, list(behind))
+    if board.comparison and found:
+        return found
+    values, gaps = _values(board, selection), {}
+    for key, group in board.chosen.items():
+        if group.open and not group.runs:
+            gaps[key] = 'diverged' if any(r.diverged for _, r in group.open) else 'unfinished'
+        elif not values[key]:
+            gaps[key] = f'no {selection}'
+    papers = {(p.algorithm, p.metric): p.value for p in here if p.figure == 'table'}
+    found['bars'] = draw_bars(f'{title}\n{SELECTION_NAMES[selection]}', values, papers, gaps, board.references,
+                              _values(board.published, selection) if board.published else None)
     found['curves'] = draw_curves(board)
     found['selection'] = draw_selection(board)
     found['time'] = draw_time(board, target)
-    return {f'{name}_{board.slug}': figure for name, figure in found.items() if figure is not None}
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _values(board: Board, selection: str) -> Dict[str, Dict[str, Interval]]:
+    own = {key: {m: group.interval(selection, m) for m in ('recall@1', 'nmi')} for key, group in board.chosen.items()}
+    return {key: {m: i for m, i in one.items() if i is not None} for key, one in own.items()}
 
 
 def save(drawn: Dict[str, Figure], folder: str, dpi: int = 300) -> List[str]:
@@ -87,11 +98,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('logs', nargs='*', type=expand_path,
                         help='logs, or folders of them (results/logs), and records of searches '
                              '(results/tuned/*.yaml)')
-    parser.add_argument('--paper', action='store_true', help='draw the published figures instead')
+    parser.add_argument('--paper', action='store_true', help='draw the paper\'s figures instead')
     parser.add_argument('--out', type=expand_path, default='results/plots', metavar='DIR',
                         help='where the pictures go (results/plots)')
-    parser.add_argument('--selection', choices=SELECTIONS, default='best-on-test',
-                        help='which epoch counts in bars and sizes (best-on-test, as in the paper)')
+    parser.add_argument('--selection', choices=SELECTIONS, default='last',
+                        help='which epoch counts in bars and sizes (last; the paper\'s is best-on-test)')
     parser.add_argument('--target-recall', type=float, metavar='PERCENT',
                         help='recall@1 of the time figure (what half of the algorithms reach)')
     parser.add_argument('--dpi', type=int, default=300, help='resolution of the PNGs, dots per inch (300)')
@@ -115,9 +126,10 @@ def _run(opt: argparse.Namespace) -> int:
                 drawn[f'tuning_{record.experiment}'] = figure
         found = boards(experiments)
         for board in found:
-            for note in board.notes:
-                print(f'results.plots: {board.dataset}, {board.model}: {note}', file=sys.stderr)
-            drawn.update(figures(board, opt.selection, opt.target_recall))
+            own = figures(board, opt.selection, opt.target_recall)
+            for note in board.notes if 'bars' in own else ():
+                print(f'results.plots: {board.comparison or board.dataset}, {board.model}: {note}', file=sys.stderr)
+            drawn.update((board.file(name), figure) for name, figure in own.items())
         profiles = draw_profiles(together(found))
         if profiles:
             drawn['profiles'] = profiles

@@ -89,7 +89,7 @@ def read_logs(paths: Iterable[str]) -> Tuple[List[Experiment], List[str]]:
     Returns
     -------
     experiments : list of Experiment
-        Of all logs; the same experiment found twice (a copied file) is there once.
+        Of all logs; the same experiment found twice in a comparison (a copied file) is there once.
     problems : list of str
         One sentence for each file that could not be used.
 
@@ -100,14 +100,14 @@ def read_logs(paths: Iterable[str]) -> Tuple[List[Experiment], List[str]]:
     """
     paths = list(paths)
     files = log_files(paths)
-    found: Dict[str, Experiment] = {}
+    found: Dict[Tuple[str, str], Experiment] = {}
     problems = []
     for path in files:
         try:
             for experiment in read_log(path):
-                known = found.get(experiment.id)
-                if known is None or _extent(experiment) > _extent(known):
-                    found[experiment.id] = experiment
+                key = experiment.comparison, experiment.id
+                if key not in found or _extent(experiment) > _extent(found[key]):
+                    found[key] = experiment
         except LogError as error:
             problems.append(str(error))
     if not found:

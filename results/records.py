@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple
@@ -10,6 +11,7 @@ from common.stats import METRIC_NAMES, PLAIN_METRICS
 
 SELECTIONS = ('best-on-test', 'last', 'best-on-val')
 MAX_COUNT = 10 ** 7         # of epochs and runs
+TUNED = '-tuned'            # what `results.reproduce --settings tuned` adds to the name of an experiment
 #: What `config` says beside the flags.
 SETUP = ('sampler', 'batch_images', 'batches_per_epoch', 'members', 'parameters')
 
@@ -91,6 +93,13 @@ class Experiment:
     data: Dict[str, Any] = field(default_factory=dict)
     skipped: List[Dict[str, Any]] = field(default_factory=list)
     setup: Dict[str, Any] = field(default_factory=dict)   # what the flags do not say: sampler, parameters, ...
+
+    @property
+    def comparison(self) -> str:
+        """The comparison that the log belongs to: NAME for a log in ``logs/NAME``; empty elsewhere."""
+        folders = os.path.abspath(self.path).split(os.sep)[:-1]
+        below = [place + 1 for place, folder in enumerate(folders[:-1]) if folder == 'logs']
+        return folders[below[-1]] if below else ''
 
 
 def choose_epochs(run: Run) -> None:

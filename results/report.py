@@ -28,7 +28,8 @@ from results.algorithms import algorithm
 from results.cards import HEADS, card
 from results.comparison import compare, group_letters, rule_in_words
 from results.figures.profile import draw_profiles
-from results.figures.style import MODEL_NAMES, SELECTION_NAMES, render, styled
+from results.figures.style import MODEL_NAMES, SELECTION_NAMES, board_title, render, styled
+from results.figures.sweep import SIZES
 from results.figures.tuning import draw_tuning
 from results.plots import figures
 from results.readlog import LogError, read_logs
@@ -49,6 +50,7 @@ from results.tuning import Record, collapse_rate, tunability
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MAIN_METRICS = ('recall@1', 'map@r', 'nmi')
+SWEEPS = set(SIZES.values())
 MAX_PICTURE = 4 << 20
 PICTURES = {'.png': 'image/png', '.jpg': 'image/jpeg', '.jpeg': 'image/jpeg'}
 CAPTIONS = {
@@ -64,7 +66,10 @@ CAPTIONS = {
 def _board(board: Board) -> Dict[str, Any]:
     selections = [s for s in SELECTIONS if s != 'best-on-val' or any(g.values(s, 'recall@1') for g in board.groups)]
     names = sorted({m for s in selections for g in board.groups for m in g.metrics(s)}, key=metric_order)
-    compared = [g for g in board.groups if g.runs]
+    drawn = styled(lambda: figures(board))
+    # A comparison of sizes has many groups, and one question, which its figure answers.
+    of_sizes = board.comparison and SWEEPS & drawn.keys()
+    compared = [] if of_sizes else [g for g in board.groups if g.runs]
     pairs = {(s, m): compare(compared, s, m) for s in selections for m in MAIN_METRICS}
     rows = []
     for selection in selections:
@@ -75,14 +80,16 @@ def _board(board: Board) -> Dict[str, Any]:
     number_of = {id(g): i for i, g in enumerate(compared)}
     words = {s: {m: {f'{number_of[id(c.first)]},{number_of[id(c.second)]}': c.words(m) for c in pairs[s, m]}
                  for m in MAIN_METRICS} for s in selections}
-    drawn = styled(lambda: [(name, render(figure, 'svg')) for name, figure in figures(board).items()])
-    return {'title': f'{board.dataset}, {MODEL_NAMES.get(board.model, board.model)}', 'selections': selections,
-            'metrics': names, 'rows': rows, 'notes': board.notes, 'compared': compared, 'words': words,
+    rendered = styled(lambda: [(name, render(figure, 'svg')) for name, figure in drawn.items()])
+    title = board_title(board.dataset, board.model, board.comparison)
+    return {'title': f'{board.comparison}: {title}' if board.comparison else title, 'selections': selections,
+            'metrics': names, 'rows': rows, 'compared': compared, 'words': words,
+            'notes': [] if of_sizes else board.notes,
             'references': [(key, {**dict.fromkeys(names), **own}) for key, own in board.references.items()],
             'pairs': pairs['last', 'recall@1'], 'rule': rule_in_words(pairs['last', 'recall@1']),
             'cards': [(g, card(g)) for g in compared],
-            'figures': [(CAPTIONS.get(name.split('_')[0], name), 'image/svg+xml', base64.b64encode(content).decode())
-                        for name, content in drawn]}
+            'figures': [(CAPTIONS.get(name, name), 'image/svg+xml', base64.b64encode(content).decode())
+                        for name, content in rendered]}
 
 
 def _group_state(group: Group) -> str:

@@ -54,6 +54,7 @@ from results.experiments import (
     read_note,
     write_note,
 )
+from results.records import TUNED
 from results.tuning import best_settings, record_path
 
 LAST_LINES = 8
@@ -480,7 +481,8 @@ def _run(opt: argparse.Namespace, script_dir: str) -> int:
         only = [o for o in opt.only.split(',') if o] if opt.only is not None else None
         tuned = None
         if opt.settings == 'tuned':
-            tuned = best_settings(record_path(opt.results_dir, name), chosen_rows(specs[name], only))
+            tuned = best_settings(record_path(opt.results_dir, specs[name].tuned or name),
+                                  chosen_rows(specs[name], only))
         jobs += expand(specs[name], opt.results_dir, opt.runs, only, data_path, script_dir, tuned)
     waiting = [job for job in jobs if not finished(job)]
     if opt.dry_run:
@@ -515,7 +517,7 @@ def _close(opt: argparse.Namespace, outcomes: Sequence[Outcome]) -> int:
         for line in outcome.last_lines:
             print(f'    {line}')
         print('  repeat it with: ' + shlex.join(outcome.job.command(resume=os.path.exists(outcome.job.checkpoint))))
-    suffix = '-tuned' if opt.settings == 'tuned' else ''
+    suffix = TUNED if opt.settings == 'tuned' else ''
     folders = ' '.join(shlex.quote(os.path.join(opt.results_dir, 'logs', name + suffix)) for name in opt.experiments)
     print(f'\n{len(outcomes) - len(failed)} runs done, {len(failed)} failed; see them with:\n'
           f'  python -m results.plots {folders}\n  python -m results.report {folders}')

@@ -8,11 +8,14 @@ A page has a table wherever it has its two markers, each on a line of its own::
 ``methods`` lists the methods, their papers, scripts and results; ``commands`` has the exact command of each.
 ``results`` has a table for each experiment that has logs, ``tuning`` one for each that `results.tune` has searched,
 ``structure`` one of what their embeddings look like inside, and ``cards`` one of what else differs between the methods.
+``orders`` compares the order of the algorithms with the paper's. ``first-picture``, ``more-pictures`` and
+``paper-pictures`` show the figures of ``results/plots`` that are there.
 """
 from __future__ import annotations
 
 import glob
 import os
+import re
 import shlex
 import sys
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
@@ -25,8 +28,11 @@ from results.cards import card_table, structure_table
 from results.cards import markdown as _markdown
 from results.comparison import compare, group_letters, rule_in_words
 from results.experiments import EXPERIMENTS_FILE, expand, load_experiments
-from results.figures.style import MODEL_NAMES
+from results.figures.style import MODEL_NAMES, board_title
+from results.figures.sweep import SIZES, sweeps
+from results.orders import orders_table
 from results.readlog import LogError, read_logs
+from results.records import TUNED
 from results.statistics import Interval, interquartile_mean
 from results.tuning import Record, collapse_rate, load_record, record_path, tunability
 
@@ -100,7 +106,7 @@ def across(all_of_them: Together) -> Tuple[str, List[str], List[List[str]], str]
         flattery = interquartile_mean(best).value - one.value if all(best) else None
         rows.append([algorithm(key).name, f'{one.value:.1f}', f'{one.low:.1f} to {one.high:.1f}', _signed(flattery),
                      str(sum(map(len, last)))])
-    names = '; '.join(f'{b.dataset}, {MODEL_NAMES.get(b.model, b.model)}' for b in all_of_them.boards)
+    names = '; '.join(board_title(b.dataset, b.model, b.comparison) for b in all_of_them.boards)
     seen = _budget([b.chosen[key] for b in all_of_them.boards for key in all_of_them.algorithms])
     return (f'{len(all_of_them.boards)} benchmarks together',
             ['Algorithm', 'Recall@1, interquartile mean', '95% interval', FLATTERY, 'Runs'], rows,
@@ -179,34 +185,62 @@ def tuning_records(results_dir: str) -> List[Record]:
     return [record for record in records if any(row.trials for row in record.rows.values())]
 
 
-def methods_and_commands(glyphs: Dict[str, Group], experiments_file: str = EXPERIMENTS_FILE) -> Dict[str, str]:
+def sweep_table(board: Board, title: str) -> str:
+    """Recall@1 of each algorithm at each size, as Markdown; empty where the board has one size only."""
+    lines = []
+    for what, name in SIZES.items():
+        rows = sweeps(board, what)
+        if not rows:
+            continue
+        sizes = sorted({size for own in rows.values() for size in own})
+        lines += [f'**{title}**', '', f'| {name.capitalize().replace("-", " ")} | {" | ".join(map(str, sizes))} |',
+                  '|---|' + '---:|' * len(sizes)]
+        for key in sorted(rows, key=position):
+            cells = [_mean(rows[key][size].interval(SELECTION, 'recall@1')) if size in rows[key] else ''
+                     for size in sizes]
+            lines.append(f'| {algorithm(key).name} | {" | ".join(cells)} |')
+        groups = [group for own in rows.values() for group in own.values()]
+        seeds = _span({len(group.runs) for group in groups})
+        lines += ['', f'Recall@1 in percent at the last epoch, mean over seeds ({seeds}).{_budget(groups)}', '']
+    return '\n'.join(lines).strip()
+
+
+def methods_and_commands(published: Dict[str, Group], tuned: Optional[Dict[str, Group]] = None, search: str = '',
+                         experiments_file: str = EXPERIMENTS_FILE) -> Dict[str, str]:
     """The tables ``methods`` and ``commands``.
 
     Parameters
     ----------
-    glyphs : dict
-        Of algorithm to the group of its GLYPHS runs; a missing one gets a dash.
+    published, tuned : dict
+        Of algorithm to the group of its runs on GLYPHS; a missing one gets a dash. Letters and flattery are those of
+        the tuned ones, if there are any.
+    search : str
+        How the tuned settings were found.
     experiments_file : str
         Where the experiment ``glyphs`` says what the command is.
     """
     spec = load_experiments(experiments_file).get('glyphs')
     commands = {job.algorithm: shlex.join(['python', algorithm(job.algorithm).script, *job.settings()])
                 for job in (expand(spec, runs=1) if spec else [])}
-    groups = list(glyphs.values())
+    main = tuned or published
+    groups = list(main.values())
     compared = compare(groups, SELECTION, 'recall@1')
     letters = group_letters(groups, SELECTION, 'recall@1', compared)
     methods, exact = [], []
     for a in algorithms():
         paper, script = f'[{_markdown(a.title)}]({a.link})', f'[`{a.script}`]({a.script})'
         command = f'`{commands.get(a.key, f"python {a.script}")}`'
-        group = glyphs.get(a.key)
+        group = main.get(a.key)
         reached = ['–', '', ''] if group is None else [
             _mean(group.interval(SELECTION, 'recall@1')), letters.get(id(group), ''), _signed(group.flattery)]
+        if tuned:
+            reached.append(_mean(published[a.key].interval(SELECTION, 'recall@1')) if a.key in published else '–')
         methods.append([a.name, paper, script, *reached])
         exact.append([a.name, _markdown(a.idea), command])
-    heads = ['Recall@1 on GLYPHS', 'Group', FLATTERY]
+    heads = ['Recall@1 on GLYPHS' + (', tuned' if tuned else ''), 'Group', FLATTERY,
+             *(['Recall@1, published settings'] if tuned else [])]
     rule = rule_in_words(compared)
-    note = (f'\n\n{INTERVAL_NOTE} {FLATTERY_NOTE}{_budget(groups)}' if groups else '') + (
+    note = (f'\n\n{INTERVAL_NOTE} {FLATTERY_NOTE}{_budget(groups)}{search if tuned else ""}' if groups else '') + (
         f'\n\n{LETTERS_NOTE} {rule}' if rule else '')
     return {'methods': _table(['Method', 'Paper', 'Script', *heads], methods) + note,
             'commands': _table(['Method', 'Idea', 'Command'], exact)}
@@ -218,39 +252,87 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
     Parameters
     ----------
     results_dir : str
-        Has ``logs/EXPERIMENT`` and ``tuned/EXPERIMENT.yaml``.
+        Has ``logs/EXPERIMENT``, ``tuned/EXPERIMENT.yaml`` and ``plots``.
     experiments_file : str
         Declares the experiments.
     """
-    found, structures, cards, glyphs, all_boards = [], [], [], {}, []
     specs = load_experiments(experiments_file)
     declared = {name + suffix: (spec, spec.title + said) for name, spec in specs.items()
-                for suffix, said in (('', ''), ('-tuned', ', with tuned settings'))}
+                for suffix, said in (('', ''), (TUNED, ', with tuned settings'))}
+    places: Dict[str, List[Board]] = {}
+    for board in _boards(results_dir, declared):
+        places.setdefault(board.comparison, []).append(board)
+    found, structures, cards, compared = [], [], [], []
     for name, (spec, title) in declared.items():
-        folder = os.path.join(results_dir, 'logs', name)
-        if not os.path.isdir(folder):
-            continue
-        try:
-            experiments, _ = read_logs([folder])
-        except LogError:
-            continue
-        for board in boards(experiments):
-            all_boards.append(board)
+        for board in places.get(name, []):
+            if spec.sweep:
+                found.append(sweep_table(board, title))
+                continue
+            compared.append(board)
             found.append(results_table(board, title, list(spec.algorithms)))
             structures.append(structure_table(board, title))
             cards.append(card_table(board, title))
-            if name == 'glyphs':
-                glyphs = {key: group for key, group in board.chosen.items() if group.runs}
-    found.append(_across_table(all_boards))
-    made = {'results': found, 'structure': structures, 'cards': cards}
+    found.append(_across_table(compared))
+    made = {'results': found, 'structure': structures, 'cards': cards, 'orders': [orders_table(compared, SELECTION)]}
     texts = {name: '\n\n'.join(filter(None, own)) or 'There are no runs of these experiments in `results/logs/` yet.'
              for name, own in made.items()}
     if any(found) and not any(structures):
         texts['structure'] = 'The logs in `results/logs/` are older than these numbers.'
-    searched = [tuning_table(record, specs[record.experiment].title) for record in tuning_records(results_dir)
-                if record.experiment in specs]
-    return {**texts, 'tuning': '\n\n'.join(searched) or 'No experiment has been searched yet.',
-            **methods_and_commands(glyphs, experiments_file)}
+    records = {record.experiment: record for record in tuning_records(results_dir) if record.experiment in specs}
+    searched = [tuning_table(record, specs[name].title) for name, record in records.items()]
+    published, tuned = ({key: group for board in places.get(name, []) for key, group in board.chosen.items()
+                         if group.runs} for name in ('glyphs', f'glyphs{TUNED}'))
+    search = _search(records['glyphs']) if 'glyphs' in records else ''
+    return {**texts, **pictures(results_dir), 'tuning': '\n\n'.join(searched) or 'No experiment has been searched yet.',
+            **methods_and_commands(published, tuned, search, experiments_file)}
+
+
+def _boards(results_dir: str, names: Iterable[str]) -> List[Board]:
+    """The boards of the comparisons of these names that have logs."""
+    folders = [os.path.join(results_dir, 'logs', name) for name in names]
+    try:
+        return boards(read_logs([folder for folder in folders if os.path.isdir(folder)])[0])
+    except LogError:
+        return []
+
+
+def _search(record: Record) -> str:
+    trials = {len(row.trials) for row in record.rows.values() if row.trials}
+    return (f' Tuned settings are the best of {_span(trials)} trials for each method, by recall@1 on held-out training '
+            'classes; no trial saw a test image.')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+#: The paper's figures, and which of ours is beside each.
+PAPER_PICTURES = {'CUB_resnet50': 'glyphs', 'CUB_inception': 'glyphs', 'CARS196_inception': 'cars196-half',
+                  'SOP_inception': 'glyphs', 'embedding_size': 'embedding-size', 'batch_size': 'batch-size'}
+
+
+def pictures(results_dir: str) -> Dict[str, str]:
+    """The figures of ``plots`` that are there: ours, and the paper's with ours beside them."""
+    def show(text: str, *names: str) -> str:
+        """The first of them that is there; empty if none is."""
+        files = [os.path.join(results_dir, 'plots', f'{name}.png') for name in names]
+        return next((f'![{text}]({file})' for file in files if os.path.exists(file)), '')
+
+    def ours(text: str, experiment: str, figure: str) -> str:
+        return show(text, f'{experiment}{TUNED}_{figure}', f'{experiment}_{figure}')
+
+    bars = {name: ours(f'Recall@1 and NMI of all algorithms on {title}', name, 'bars')
+            for name, title in (('glyphs', 'GLYPHS'), ('cars196-half', 'the training half of Cars196'))}
+    sizes = {figure: ours(f'Recall@1 on GLYPHS against the {figure.replace("-", " ")}', f'glyphs-{figure}', figure)
+             for figure in SIZES.values()}
+    pair = [picture for picture in sizes.values() if picture]
+    more = [bars['cars196-half'], f'| {" | ".join(pair)} |\n|{"---|" * len(pair)}' if pair else '']
+    beside = {**bars, **sizes}
+    theirs = {name: show(f'The paper\'s figure {name}', name) for name in PAPER_PICTURES}
+    rows = [f'| {picture} | {beside[PAPER_PICTURES[name]] or "not run yet"} |'
+            for name, picture in theirs.items() if picture]
+    none = 'These figures are not in `results/plots/` yet.'
+    return {'first-picture': bars['glyphs'] or none, 'more-pictures': '\n\n'.join(filter(None, more)) or none,
+            'paper-pictures': '\n'.join(['| The paper\'s | Ours |', '|---|---|', *rows]) if rows else none}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -277,10 +359,9 @@ def with_tables(text: str, tables: Dict[str, str], path: str) -> str:
 
 
 def _links_from(path: str, table: str) -> str:
-    """The links to scripts, from a page in docs/."""
-    if os.path.basename(os.path.dirname(os.path.abspath(path))) != 'docs':
-        return table
-    return table.replace('](train_', '](../train_')
+    """`table` with the links to scripts and pictures as a page in docs/ needs them."""
+    in_docs = os.path.basename(os.path.dirname(os.path.abspath(path))) == 'docs'
+    return re.sub(r'\]\((?=(?:train_|results/))', '](../', table) if in_docs else table
 
 
 def _pages(readme: str, results_dir: str) -> Dict[str, List[str]]:

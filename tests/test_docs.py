@@ -4,11 +4,15 @@ from __future__ import annotations
 import glob
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
+
+from results import reproduce
+from results.experiments import load_experiments
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ['README.md', 'CONTRIBUTING.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))]
@@ -100,3 +104,38 @@ def test_the_loss_in_the_readme_is_what_it_says():
             loss.hybridize()
         value = loss(mx.nd.array(x), mx.nd.array(labels))
         assert value.shape == (1,) and value.asscalar() == pytest.approx(expected / 36, rel=1e-5)
+
+
+def test_the_half_of_cars196_is_made_as_the_page_says(tmp_path, monkeypatch):
+    cv2 = pytest.importorskip('cv2')
+    from scipy.io import savemat
+    monkeypatch.chdir(tmp_path)
+    for folder in ('cars/cars_train', 'cars/devkit'):
+        (tmp_path / folder).mkdir(parents=True)
+    kind = [('class', 'u1'), ('fname', 'O')]
+    notes = np.zeros((1, 3), kind)
+    for i, (number, height, width) in enumerate([(7, 256, 400), (196, 100, 90), (7, 300, 200)]):
+        notes[0, i] = number, f'0000{i}.jpg'
+        cv2.imwrite(f'cars/cars_train/0000{i}.jpg', np.full((height, width, 3), 128, np.uint8))
+    savemat('cars/devkit/cars_train_annos.mat', {'annotations': notes})
+    code, = re.findall(r'```python\n(.*?)```', read('docs/datasets.md'), flags=re.S)
+    exec(code, {})
+    made = {str(path.relative_to('cars_train_half')): cv2.imread(str(path)).shape[:2]
+            for path in Path('cars_train_half').rglob('*.jpg')}
+    # the shorter side has 128 pixels; none is enlarged
+    assert made == {'007/00000.jpg': (128, 200), '196/00001.jpg': (100, 90), '007/00002.jpg': (192, 128)}
+
+
+def test_make_reproduce_draws_and_trains_only_if_told_to():
+    def commands(*words):
+        done = subprocess.run(['make', '-n', 'reproduce', *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        return [line.split(' -m ')[1] for line in done.stdout.split('\n') if ' -m ' in line]
+
+    drawn = ['results.plots --paper', 'results.plots', 'results.report', 'results.report --update-readme']
+    assert commands() == drawn
+    trained = commands('RUN=1')
+    assert trained[-4:] == drawn and trained[0].startswith('common.pixels --dataset GLYPHS') and len(trained) == 7
+    for line in trained[1:3]:
+        assert line.startswith('results.reproduce glyphs')
+        opt = reproduce.parser().parse_args(line.split()[1:])
+        assert set(opt.experiments) <= set(load_experiments())

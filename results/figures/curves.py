@@ -84,7 +84,7 @@ def draw_curves(board: Board) -> Optional[Figure]:
         panels[i].tick_params(labelbottom=True)
     panels[0].set_ylim(0, min(100, top * 1.1))
     panels[0].set_xlim(left=0)
-    figure.suptitle(f'{board_title(board.dataset, board.model)}: recall@1 (%)')
+    figure.suptitle(f'{board_title(board.dataset, board.model, board.comparison)}: recall@1 (%)')
     panels[0].yaxis.set_major_locator(MaxNLocator(4))
     figure.supxlabel(('thousand training images seen' if unit == 'images' else 'epoch')
                      + '\nband: 95% interval over seeds; grey: the others', fontsize=6)

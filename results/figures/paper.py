@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from results.algorithms import ROOT, algorithm, position
 from results.figures.bars import draw_bars
-from results.figures.sweep import draw_sweep
+from results.figures.style import board_title
+from results.figures.sweep import SIZES, draw_sweep
 from results.statistics import Interval
 
 
@@ -38,7 +39,7 @@ def read_paper() -> List[Published]:
 
 
 def paper_figures() -> Dict[str, Figure]:
-    """The published figures."""
+    """The six figures of the paper, by its names of their files."""
     paper = read_paper()
     rows = [algorithm(k) for k in sorted({p.algorithm for p in paper}, key=position)]
     found = {}
@@ -48,12 +49,13 @@ def paper_figures() -> Dict[str, Figure]:
             if (p.figure, p.dataset, p.model) == ('table', dataset, model):
                 values.setdefault(p.algorithm, {})[p.metric] = Interval(p.value, None, None, 1)
         gaps = {a.key: 'not published' for a in rows}
-        name = f'paper_bars_{dataset}_{model}'.lower()
-        found[name] = draw_bars(dataset, model, values, {}, gaps, None, ' (published)', rows)
-    for what, name in (('embed_dim', 'embedding-size'), ('batch_size', 'batch-size')):
+        name = f'{dataset}_{model.split("-")[0].split("_")[0]}'
+        found[name] = draw_bars(f'{board_title(dataset, model)} (published)', values, {}, gaps, rows=rows)
+    for what, name in SIZES.items():
         lines = {k: {x: Interval(v, None, None, 1) for x, v in own.items()}
                  for k, own in published_lines(paper, name, what).items()}
-        found[f'paper_{name}_cub_inception-bn'] = draw_sweep('CUB', 'inception-bn', what, lines, {}, [])
+        title = f'{board_title("CUB", "inception-bn")} (published)'
+        found[name.replace('-', '_')] = draw_sweep(title, what, lines, {}, [])
     return found
 
 

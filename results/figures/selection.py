@@ -43,7 +43,7 @@ def draw_selection(board: Board) -> Optional[Figure]:
     axes.set_xlabel('Recall@1 (%), mean over seeds')
     axes.grid(axis='x')
     name_rows(axes, rows, [a.key for a in rows if a.key not in pairs])
-    axes.set_title(board_title(board.dataset, board.model))
+    axes.set_title(board_title(board.dataset, board.model, board.comparison))
     dot = {'linestyle': '', 'marker': 'o', 'markersize': 4.2, 'markeredgecolor': '#333333'}
     handles = [Line2D([], [], markerfacecolor='white', label='last epoch', **dot),
                Line2D([], [], markerfacecolor='#333333', label='best epoch on test set', **dot)]

@@ -7,10 +7,13 @@ from typing import Any, Callable, Dict, List, Sequence
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
+from results.aggregate import untuned
 from results.algorithms import Algorithm, algorithm, algorithms, position
 
 WIDTH = 3.3
+COLOURS = 128           # of a PNG
 STYLE = {
     'font.family': 'DejaVu Sans', 'font.size': 6.5, 'axes.titlesize': 7.5, 'axes.labelsize': 6.5, 'axes.linewidth': 0.5,
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '#888888', 'axes.axisbelow': True,
@@ -18,17 +21,22 @@ STYLE = {
     'xtick.major.width': 0.5, 'xtick.color': '#333333', 'ytick.color': '#000000', 'grid.color': '#E4E4E4',
     'grid.linewidth': 0.5, 'legend.fontsize': 6, 'legend.frameon': False, 'lines.linewidth': 1.1,
     'lines.markersize': 3.6,
-    'hatch.linewidth': 0.6, 'svg.hashsalt': 'dml-playground', 'svg.fonttype': 'path', 'path.simplify': True}
-MODEL_NAMES = {'inception-bn': 'Inception-BN', 'resnet50_v2': 'ResNet50', 'resnet18_v2': 'ResNet18'}
+    'hatch.linewidth': 0.6, 'svg.hashsalt': 'dml-playground', 'svg.fonttype': 'none', 'path.simplify': True}
+MODEL_NAMES = {'inception-bn': 'Inception-BN', 'resnet50_v2': 'ResNet50', 'resnet18_v2': 'ResNet18',
+               'efficientnet-lite0': 'EfficientNet-Lite0'}
 DATASET_NAMES = {'CARS196': 'Cars196', 'CUB': 'CUB-200-2011', 'SOP': 'Stanford Online Products'}
 SELECTION_NAMES = {'best-on-test': 'best epoch on the test set (the paper\'s rule)', 'last': 'last epoch',
                    'best-on-val': 'epoch chosen on held-out classes'}
+# The images of these experiments are in folders, whose dataset has no name.
+COMPARISON_NAMES = {'cars196-half': 'Cars196, training half'}
 GREY = '#767676'
 
 
-def board_title(dataset: str, model: str) -> str:
+def board_title(dataset: str, model: str, comparison: str = '') -> str:
     """The title of a figure of one dataset and network."""
-    return f'{DATASET_NAMES.get(dataset, dataset)}, {MODEL_NAMES.get(model, model)}'
+    name = COMPARISON_NAMES.get(untuned(comparison), DATASET_NAMES.get(dataset, dataset))
+    tuned = ', tuned settings' if untuned(comparison) != comparison else ''
+    return f'{name}, {MODEL_NAMES.get(model, model)}{tuned}'
 
 
 def all_rows(keys: Sequence[str]) -> List[Algorithm]:
@@ -76,7 +84,12 @@ def render(figure: Figure, kind: str, dpi: int = 300) -> bytes:
     buffer = io.BytesIO()
     metadata = {'Date': None, 'Creator': None} if kind == 'svg' else {'Software': None}
     figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
-    return buffer.getvalue()
+    if kind == 'svg':
+        return buffer.getvalue()
+    small = io.BytesIO()            # a palette makes it a third as large
+    with Image.open(buffer) as image:
+        image.convert('RGB').quantize(COLOURS, dither=Image.Dither.NONE).save(small, 'png', optimize=True)
+    return small.getvalue()
 
 
 def styled(draw: Callable[[], Any]) -> Any:

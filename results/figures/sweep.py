@@ -8,8 +8,11 @@ from matplotlib.lines import Line2D
 
 from results.aggregate import Board, Group
 from results.algorithms import algorithm, position
-from results.figures.style import GREY, board_title, bottom_legend, marker_style, new_figure
+from results.figures.style import GREY, bottom_legend, marker_style, new_figure
 from results.statistics import Interval
+
+#: The flag of each size, and the name of its figure.
+SIZES = {'embed_dim': 'embedding-size', 'batch_size': 'batch-size'}
 
 
 def sweeps(board: Board, what: str) -> Dict[str, Dict[int, Group]]:
@@ -32,7 +35,7 @@ def sweeps(board: Board, what: str) -> Dict[str, Dict[int, Group]]:
     return {key: family for key, family in largest.items() if len(family) > 1}
 
 
-def draw_sweep(dataset: str, model: str, what: str, lines: Dict[str, Dict[int, Interval]],
+def draw_sweep(title: str, what: str, lines: Dict[str, Dict[int, Interval]],
                published: Dict[str, Dict[int, float]], expected: Sequence[str]) -> Figure:
     """Recall@1 against a size, one line for each algorithm; published lines thin and pale behind ours.
 
@@ -75,7 +78,7 @@ def draw_sweep(dataset: str, model: str, what: str, lines: Dict[str, Dict[int, I
     axes.set_ylabel('Recall@1 (%)')
     axes.grid(axis='y')
     axes.margins(x=0.04)
-    axes.set_title(board_title(dataset, model))
+    axes.set_title(title)
     bottom_legend(figure, handles, columns)
     for text in figure.legends[0].get_texts():
         if text.get_text().endswith('not run'):

@@ -75,7 +75,7 @@ def draw_time(board: Board, target: Optional[float] = None) -> Optional[Figure]:
         axes.set_xticks([])
     name_rows(axes, rows, [a.key for a in rows if a.key not in runs])
     axes.grid(axis='x')
-    axes.set_title(board_title(board.dataset, board.model))
+    axes.set_title(board_title(board.dataset, board.model, board.comparison))
     axes.set_xlabel(('training time' if timed else 'epochs') + f' to recall@1 = {recall:g}%')
     return figure
 

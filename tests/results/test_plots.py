@@ -61,19 +61,18 @@ def _assert_readable(drawn):
 
 def test_every_figure_is_a_column_wide_and_its_texts_are_readable(board):
     drawn = styled(lambda: plots.figures(board))
-    assert sorted(drawn) == ['bars_glyphs_convnet', 'curves_glyphs_convnet', 'selection_glyphs_convnet',
-                             'time_glyphs_convnet']
+    assert sorted(drawn) == ['bars', 'curves', 'selection', 'time']
     styled(lambda: _assert_readable(drawn))
 
 
 def test_bars_name_all_algorithms_in_their_order_with_value_interval_and_gap(board):
-    figure = styled(lambda: plots.figures(board))['bars_glyphs_convnet']
+    figure = styled(lambda: plots.figures(board))['bars']
     texts = _texts(figure)
     names = [a.name for a in ALGORITHMS]
     assert [t for t in texts if t in names] == names and texts.count('not run') == 2     # recall@1 and NMI of DREML
     recall, nmi = figure.axes
     group = board.chosen['margin']
-    one = group.interval('best-on-test', 'recall@1')
+    one = group.interval('last', 'recall@1')
     assert f'{one.mean:.1f}' in texts
     widths = {round(p.get_width(), 6) for p in recall.patches}
     assert round(one.mean, 6) in widths and len(recall.patches) == len(nmi.patches) == len(ALGORITHMS) - 1
@@ -85,7 +84,7 @@ def test_the_published_value_is_a_diamond_and_ours_a_bar(tmp_path):
     for seed in (1, 2, 3):
         samples.log(tmp_path / f'{seed}.jsonl', 'margin', (50.0 + seed,), seed, dataset='CUB', model='inception-bn')
     [board] = boards(read_logs([str(tmp_path)])[0])
-    figure = styled(lambda: plots.figures(board))['bars_cub_inception-bn']
+    figure = styled(lambda: plots.figures(board))['bars']
     diamonds = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == 'D']
     published = {p.algorithm: p.value for p in read_paper()
                  if (p.figure, p.dataset, p.model, p.metric) == ('table', 'CUB', 'inception-bn', 'recall@1')}
@@ -97,12 +96,12 @@ def test_an_algorithm_has_its_colour_in_every_figure(board):
     drawn = styled(lambda: plots.figures(board))
     for key in ('margin', 'proxy-nca'):
         colour = algorithm(key).colour.lower()
-        bars = {to_hex(p.get_facecolor()) for p in drawn['bars_glyphs_convnet'].axes[0].patches}
+        bars = {to_hex(p.get_facecolor()) for p in drawn['bars'].axes[0].patches}
         assert colour in bars
         row = [a.key for a in ALGORITHMS].index(key)
-        panel = drawn['curves_glyphs_convnet'].axes[row]
+        panel = drawn['curves'].axes[row]
         assert panel.get_title() == algorithm(key).name and to_hex(panel.lines[-1].get_color()) == colour
-        for name in ('selection_glyphs_convnet', 'time_glyphs_convnet'):
+        for name in ('selection', 'time'):
             own = [line for line in drawn[name].axes[0].lines if np.ravel(line.get_ydata())[0] == row]
             assert {to_hex(line.get_color()) for line in own} <= {colour} and (own or name.startswith('time'))
 
@@ -151,8 +150,8 @@ def test_sizes_make_lines_with_published_ones_behind_and_gaps_named(tmp_path):
     [board] = boards(read_logs([str(tmp_path)])[0])
     assert list(sweeps(board, 'embed_dim')) == ['margin'] and not sweeps(board, 'batch_size')
     drawn = styled(lambda: plots.figures(board))
-    assert 'batch-size_cub_inception-bn' not in drawn
-    figure = drawn['embedding-size_cub_inception-bn']
+    assert 'batch-size' not in drawn
+    figure = drawn['embedding-size']
     styled(lambda: _assert_readable(drawn))
     ours = [line for line in figure.axes[0].lines if line.get_marker() == algorithm('margin').marker]
     assert ours[0].get_xdata().tolist() == [64, 128, 256] and ours[0].get_ydata().tolist() == [52.5, 53.5, 55.5]
@@ -164,11 +163,10 @@ def test_sizes_make_lines_with_published_ones_behind_and_gaps_named(tmp_path):
 
 def test_published_figures_from_the_table(tmp_path):
     drawn = styled(paper_figures)
-    assert sorted(drawn) == ['paper_bars_cars196_inception-bn', 'paper_bars_cub_inception-bn',
-                             'paper_bars_cub_resnet50_v2', 'paper_bars_sop_inception-bn',
-                             'paper_batch-size_cub_inception-bn', 'paper_embedding-size_cub_inception-bn']
+    assert sorted(drawn) == ['CARS196_inception', 'CUB_inception', 'CUB_resnet50', 'SOP_inception', 'batch_size',
+                             'embedding_size']
     styled(lambda: _assert_readable(drawn))
-    assert _texts(drawn['paper_bars_sop_inception-bn']).count('not published') == 8       # 4 algorithms, two panels
+    assert _texts(drawn['SOP_inception']).count('not published') == 8       # 4 algorithms, two panels
     paper = read_paper()
     table = {(p.dataset, p.model, p.algorithm, p.metric): p.value for p in paper if p.figure == 'table'}
     assert table['CARS196', 'inception-bn', 'normproxy', 'recall@1'] == 81.70
@@ -208,3 +206,85 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_leaves_the_old_picture(
     error = capsys.readouterr().err
     assert error.count('\n') == 1 and 'No space left' in error and 'bars_glyphs_convnet.png' in error
     assert os.listdir(out) == ['bars_glyphs_convnet.png'] and (out / 'bars_glyphs_convnet.png').read_bytes() == b'old'
+
+
+# Several comparisons --------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def several(tmp_path_factory):
+    """Published and tuned settings, a sweep, photographs in a folder, and logs of no comparison."""
+    root = tmp_path_factory.mktemp('several') / 'logs'
+    for name, shift in (('glyphs', 0.0), ('glyphs-tuned', 10.0)):
+        for key in ('margin', 'npairs'):
+            for seed in (1, 2):
+                samples.log(root / name / f'{key}{seed}.jsonl', key, (50.0 + shift, 60.0 + shift + seed, 55.0 + shift),
+                            seed)
+    pixels = samples.config('raw-pixels', identity='raw', model='none')
+    samples.write(root / 'glyphs' / 'raw_pixels.jsonl', [
+        pixels, {'event': 'epoch', 'id': 'raw', 'run': 1, 'epoch': 0, **samples.metrics(21.0)}])
+    for size in (8, 16):
+        samples.log(root / 'glyphs-batch-size-tuned' / f'{size}.jsonl', 'margin', (50.0, 50.0 + size),
+                    identity=str(size), batch_size=size)
+    samples.log(root / 'cars196-half' / 'a.jsonl', 'margin', (30.0, 40.0), dataset='FOLDER', model='efficientnet-lite0')
+    samples.log(root / 'mine.jsonl', 'margin', (70.0, 80.0))
+    return root
+
+
+def test_each_folder_of_logs_is_a_comparison_of_its_own(several):
+    found = {board.comparison: board for board in boards(read_logs([str(several)])[0])}
+    assert list(found) == ['', 'cars196-half', 'glyphs', 'glyphs-batch-size-tuned', 'glyphs-tuned']
+    recalls = {name: board.chosen['margin'].interval('last', 'recall@1').mean for name, board in found.items()}
+    assert recalls == {'': 80.0, 'cars196-half': 40.0, 'glyphs': 55.0, 'glyphs-batch-size-tuned': 66.0,
+                       'glyphs-tuned': 65.0}
+    assert [name for name, board in found.items() if board.published] == ['glyphs-tuned']
+    assert found['glyphs-tuned'].published is found['glyphs']
+    # raw pixels are those of the dataset; those of a folder of pictures are nobody else's
+    assert [name for name, board in found.items() if 'raw-pixels' in board.references] == [
+        '', 'glyphs', 'glyphs-batch-size-tuned', 'glyphs-tuned']
+
+
+def test_raw_pixels_of_a_comparison_win_over_those_of_others(several, tmp_path):
+    for folder, recall in (('glyphs', 22.0), ('glyphs-tuned', 23.0), ('z', 24.0)):
+        samples.write(tmp_path / 'logs' / folder / 'raw.jsonl', [
+            samples.config('raw-pixels', identity=folder, model='none'),
+            {'event': 'epoch', 'id': folder, 'run': 1, 'epoch': 0, **samples.metrics(recall)}])
+    found = {b.comparison: b for b in boards(read_logs([str(several), str(tmp_path)])[0])}
+    pixels = {name: found[name].references['raw-pixels']['recall@1'].mean for name in ('glyphs', 'glyphs-tuned')}
+    assert pixels == {'glyphs': 22.0, 'glyphs-tuned': 23.0}
+
+
+def test_one_command_draws_all_comparisons_and_none_overwrites_another(several, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plots, 'render', lambda *_: b'')            # the slow part
+    assert plots.main([str(several), '--out', str(tmp_path)]) == 0
+    names = {path.stem for path in tmp_path.glob('*.png')}
+    assert {'bars_glyphs_convnet', 'glyphs_bars', 'glyphs-tuned_bars', 'cars196-half_bars', 'glyphs-tuned_curves',
+            'glyphs-batch-size-tuned_batch-size'} < names
+    assert [name for name in names if name.startswith('glyphs-batch')] == ['glyphs-batch-size-tuned_batch-size']
+    assert 'settings in the logs' not in capsys.readouterr().err
+
+
+def test_two_networks_of_a_comparison_have_a_figure_each(tmp_path):
+    for model in ('convnet', 'resnet18_v2'):
+        samples.log(tmp_path / 'logs' / 'x' / f'{model}.jsonl', 'margin', (50.0, 60.0), model=model, identity=model)
+    assert [board.file('bars') for board in boards(read_logs([str(tmp_path)])[0])] == [
+        'x_bars_glyphs_convnet', 'x_bars_glyphs_resnet18_v2']
+
+
+def test_published_settings_are_pale_bars_below_the_tuned_ones(several):
+    [board] = [b for b in boards(read_logs([str(several)])[0]) if b.comparison == 'glyphs-tuned']
+    drawn = styled(lambda: plots.figures(board))
+    styled(lambda: _assert_readable({'bars': drawn['bars']}))
+    recall = drawn['bars'].axes[0]
+    bars = {(round(p.get_width(), 6), p.get_alpha()) for p in recall.patches}
+    assert bars == {(65.0, None), (55.0, 0.4)} and len(recall.patches) == 4
+    solid, pale = ([p.get_bbox() for p in recall.patches if p.get_alpha() == alpha] for alpha in (None, 0.4))
+    assert all(one.y1 < two.y0 for one, two in zip(solid, pale))        # the axis points down
+    legend = [t.get_text() for t in drawn['bars'].legends[0].get_texts()]
+    assert legend == ['95% interval', 'published settings', 'untrained net', 'raw pixels']
+    assert {line.get_xdata()[0] for line in recall.lines if line.get_linestyle() in (':', '--')} >= {8.0, 21.0}
+    assert 'GLYPHS, convnet, tuned settings\nlast epoch' in _texts(drawn['bars'])
+
+
+def test_a_picture_is_small(board):
+    content = styled(lambda: render(plots.figures(board)['curves'], 'png'))
+    assert len(content) < 100_000 and content.startswith(b'\x89PNG')

@@ -14,6 +14,7 @@ import pytest
 from results import report, tables
 from results.algorithms import ALGORITHMS
 from results.readlog import read_logs
+from results.tuning import Record, Row, Trial, save_record
 from tests.oracles import webdriver
 from tests.results import samples
 
@@ -25,7 +26,7 @@ PNG = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4
 @pytest.fixture
 def quick(monkeypatch):
     """Leaves the drawing of figures, tested elsewhere, out of the page."""
-    monkeypatch.setattr(report, 'figures', lambda board: {'bars_x': None})
+    monkeypatch.setattr(report, 'figures', lambda board: {'bars': None})
     monkeypatch.setattr(report, 'render', lambda figure, kind: SVG)
 
 
@@ -137,7 +138,7 @@ def url(tmp_path_factory):
     samples.comparison(folder / 'logs' / 'cub', seeds=(1, 2), epochs=3, dataset='CUB', model='inception-bn')
     path = folder / 'page.html'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, 'figures', lambda board: {'bars_x': None})
+        patch.setattr(report, 'figures', lambda board: {'bars': None})
         patch.setattr(report, 'render', lambda figure, kind: SVG)
         path.write_text(_page(folder / 'logs'))
     return path.as_uri()
@@ -350,3 +351,73 @@ def test_no_readme_and_no_runs(tmp_path, capsys):
     assert report.main(['--check-readme', '--readme', str(tmp_path / 'none.md')]) == 1
     assert capsys.readouterr().err.count('\n') == 1
     assert 'no runs' in tables.all_tables(str(tmp_path))['results']
+
+
+def test_tuned_and_published_settings_stand_side_by_side(tmp_path):
+    for name, shift in (('glyphs', 0.0), ('glyphs-tuned', 20.0)):
+        for seed, recall in ((1, 50.0), (2, 52.0), (3, 54.0)):
+            recall += shift
+            samples.log(tmp_path / 'logs' / name / f'{seed}.jsonl', 'margin', (recall, recall - 1), seed)
+            samples.log(tmp_path / 'logs' / name / f'n{seed}.jsonl', 'npairs', (recall,), seed)
+    (tmp_path / 'logs' / 'glyphs' / 'n3.jsonl').unlink()
+    trials = [Trial(i, {'lr': 0.1}, 'finished', 50.0) for i in range(12)]
+    save_record(str(tmp_path / 'tuned' / 'glyphs.yaml'),
+                Record('glyphs', 123, ['1/4'], rows={'margin': Row('', {}, trials=trials)}))
+    table = tables.all_tables(str(tmp_path))['methods']
+    heads, margin = (next(line for line in table.split('\n') if word in line) for word in ('Method', 'train_margin.py'))
+    assert '| Recall@1 on GLYPHS, tuned | Group | Best-on-test minus last | Recall@1, published settings |' in heads
+    assert margin.endswith('| 71.0 ± 5.0 | b | +1.0 | 51.0 ± 5.0 |')
+    npairs, dreml = (next(line for line in table.split('\n') if word in line) for word in ('npairs', 'dreml'))
+    assert '| 72.0 ± 5.0 | a | +0.0 | 51.0 ± 12.7 |' in npairs and dreml.endswith('| – |  |  | – |')
+    for wanted in ('best of 12 trials for each method', 'no trial saw a test image', 'over 3 seeds', 'last epoch',
+                   'Training images seen: 4,000 to 8,000'):
+        assert wanted in table
+    both = tables.all_tables(str(tmp_path))['results']
+    assert both.count('**All algorithms on GLYPHS') == 2 and 'seen, with tuned settings**' in both
+
+
+def test_a_sweep_has_a_table_of_its_sizes_and_no_other(tmp_path):
+    for size in (8, 16, 1024):
+        samples.log(tmp_path / 'logs' / 'glyphs-embedding-size' / f'{size}.jsonl', 'margin', (30.0, 40.0 + size / 32),
+                    embed_dim=size)
+    samples.log(tmp_path / 'logs' / 'glyphs-embedding-size' / 'n8.jsonl', 'npairs', (30.0, 31.0), embed_dim=8)
+    samples.log(tmp_path / 'logs' / 'glyphs-embedding-size' / 'n16.jsonl', 'npairs', (30.0, 32.0), embed_dim=16)
+    made = tables.all_tables(str(tmp_path))
+    assert '| Embedding size | 8 | 16 | 1024 |' in made['results'] and '| Margin | 40.2 | 40.5 | 72.0 |' in made[
+        'results'] and '| N-pairs | 31.0 | 32.0 |  |' in made['results']
+    assert 'Group' not in made['results'] and 'no runs' in made['cards']
+
+
+def test_pages_show_the_pictures_that_are_there(tmp_path):
+    def pictures(*files):
+        for name in files:
+            (tmp_path / 'plots').mkdir(exist_ok=True)
+            (tmp_path / 'plots' / name).write_bytes(b'')
+        return tables.all_tables(str(tmp_path))
+
+    made = pictures()
+    assert all('not in' in made[name] and '![' not in made[name]
+               for name in ('first-picture', 'more-pictures', 'paper-pictures'))
+    made = pictures('glyphs_bars.png', 'CUB_resnet50.png', 'embedding_size.png')
+    assert 'plots/glyphs_bars.png)' in made['first-picture'] and '![' not in made['more-pictures']
+    rows = made['paper-pictures'].split('\n')[2:]
+    assert len(rows) == 2 and 'CUB_resnet50.png' in rows[0] and 'glyphs_bars.png' in rows[0] and 'not run' in rows[1]
+    made = pictures('glyphs-tuned_bars.png', 'cars196-half-tuned_bars.png', 'CARS196_inception.png',
+                    'glyphs-embedding-size-tuned_embedding-size.png', 'glyphs-batch-size-tuned_batch-size.png')
+    assert 'glyphs-tuned_bars.png' in made['first-picture'] and 'glyphs_bars.png' not in made['first-picture']
+    places = [made['more-pictures'].index(name) for name in (
+        'cars196-half-tuned_bars', 'embedding-size-tuned_embedding', 'batch-size-tuned_batch')]
+    assert places == sorted(places)
+    rows = made['paper-pictures'].split('\n')[2:]
+    assert 'cars196-half-tuned_bars.png' in rows[1] and 'glyphs-embedding-size-tuned_embedding-size.png' in rows[2]
+    page = tables.with_tables('<!-- x:begin --><!-- x:end -->', {'x': '![a](results/plots/a.png)'}, 'docs/paper.md')
+    assert '(../results/plots/a.png)' in page
+
+
+def test_the_report_has_a_part_for_each_comparison(tmp_path, quick):
+    for name in ('glyphs', 'glyphs-tuned'):
+        samples.log(tmp_path / 'logs' / name / 'a.jsonl', 'margin', (30.0, 40.0))
+    samples.log(tmp_path / 'logs' / 'mine.jsonl', 'margin', (50.0,))
+    page = report.page(*read_logs([str(tmp_path)]))
+    assert re.findall(r'<h2>(.*GLYPHS.*)</h2>', page) == [
+        'GLYPHS, convnet', 'glyphs: GLYPHS, convnet', 'glyphs-tuned: GLYPHS, convnet, tuned settings']

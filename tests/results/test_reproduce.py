@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from results import experiments, reproduce
 from results.algorithms import ALGORITHMS, algorithm
 from results.readlog import read_log
+from results.tuning import Record, Row, Trial, record_path, save_record
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FILE = """
@@ -257,13 +258,17 @@ def test_list(place):
 
 def test_the_projects_own_file_declares_the_paper_and_glyphs():
     specs = experiments.load_experiments()
-    assert list(specs) == ['glyphs', 'glyphs-pretrained', 'cub-inception', 'cub-resnet50', 'cars196', 'sop',
-                           'embedding-size', 'batch-size']
-    for name in ('glyphs', 'cub-inception', 'cub-resnet50', 'cars196', 'sop'):
+    assert list(specs) == ['glyphs', 'glyphs-embedding-size', 'glyphs-batch-size', 'cars196-half', 'cub-inception',
+                           'cub-resnet50', 'cars196', 'sop', 'embedding-size', 'batch-size']
+    for name in ('glyphs', 'cars196-half', 'cub-inception', 'cub-resnet50', 'cars196', 'sop'):
         assert list(specs[name].algorithms) == [a.key for a in ALGORITHMS]
-    assert len(experiments.expand(specs['glyphs'])) == 3 * len(ALGORITHMS) and not specs['glyphs'].needs_data
+    assert len(experiments.expand(specs['glyphs'])) == 5 * len(ALGORITHMS) and not specs['glyphs'].needs_data
     assert len(experiments.expand(specs['embedding-size'])) == 8 * 6 * 3 and specs['embedding-size'].needs_data
     assert len(experiments.expand(specs['batch-size'])) == 6 * 5 * 3
+    assert len(experiments.expand(specs['glyphs-embedding-size'])) == 8 * 8
+    assert len(experiments.expand(specs['glyphs-batch-size'])) == 6 * 5
+    for name in ('embedding-size', 'batch-size'):           # the paper's algorithms
+        assert list(specs[f'glyphs-{name}'].algorithms) == list(specs[name].algorithms)
     for spec in specs.values():
         jobs = experiments.expand(spec)
         assert len({job.log for job in jobs}) == len({job.prefix for job in jobs}) == len(jobs)
@@ -314,6 +319,7 @@ def test_every_command_is_one_that_its_script_takes():
     (('lr: 0.01', 'lr: {a: b}'), 'lr'), (('lr: 0.01', '--lr: 1'), 'leave the dashes out'),
     (('[64, 128]', '64'), '"sweep"'), (('[64, 128]', '[]'), '"sweep"'),
     (('[64, 128]', '[null]'), '"sweep"'), (('tiny:', '../tiny:'), 'is no name'), (('{dataset', '{{{dataset'), 'line'),
+    (('runs: 2', 'tuned: tea'), "names no experiment: 'tea'"), (('runs: 2', 'tuned: 3'), '"tuned" must be'),
     (('experiments:', 'experiment:'), 'no mapping'), (('lr: 0.01', 'lr: "a\\0b"'), 'passed'),
     (('[margin]', '[]'), 'at least one'), (('lr: 0.01', 'lr: 2020-13-45'), 'x.yaml')])
 def test_a_mistake_in_the_file_is_one_sentence_that_names_it(place, change, part):
@@ -482,3 +488,57 @@ def test_home_and_variables_are_expanded(tmp_path, monkeypatch):
     assert spec.flags['pretrained'] == str(tmp_path / 'w' / 'x.params')
     opt = reproduce.parser().parse_args(['mine', '--data-path', '~/d', '--results-dir', '$WEIGHTS/r', '--file', '~/e'])
     assert (opt.data_path, opt.results_dir, opt.file) == (str(tmp_path / 'd'), 'w/r', str(tmp_path / 'e'))
+
+
+# Tuned settings of another experiment ---------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def tuned_glyphs(tmp_path_factory):
+    """A record of `glyphs` that found the largest batches, and ``--batch-k`` 8, wherever a script searches them."""
+    folder = tmp_path_factory.mktemp('found')
+    rows = {}
+    for row in ALGORITHMS:
+        found = {name: space[-1] for name, space in row.search.items()}
+        rows[row.key] = Row('', {}, trials=[Trial(0, {**found, 'lr': 0.0042}, 'finished', 50.0)])
+    save_record(record_path(str(folder), 'glyphs'), Record('glyphs', 123, ['1/4'], rows=rows))
+    return folder
+
+
+@pytest.mark.parametrize('name, flag', [('glyphs-embedding-size', 'embed_dim'), ('glyphs-batch-size', 'batch_size')])
+def test_a_sweep_takes_the_settings_of_another_search(tuned_glyphs, name, flag):
+    import importlib
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert reproduce.main([name, '--settings', 'tuned', '--results-dir', str(tuned_glyphs), '--dry-run']) == 0
+    spec, sizes = experiments.load_experiments()[name], {}
+    for line in out.getvalue().strip().split('\n'):
+        words = shlex.split(line)
+        opt = importlib.import_module(words[1][:-3]).parse_args(words[2:])
+        assert opt.lr == 0.0042 and words.count('--lr') == 1 and words.count(f'--{flag.replace("_", "-")}') == 1
+        folder, log = os.path.split(opt.logfile)
+        key = log.split('_')[0]
+        assert os.path.basename(folder) == f'{name}-tuned'
+        sizes.setdefault(key, []).append(getattr(opt, flag))
+        if key == 'margin':
+            assert opt.batch_k == (2 if flag == 'batch_size' else 5)
+        images = opt.nc * (opt.ns + opt.nq) if key == 'prototype' else opt.batch_size
+        row = algorithm(key)
+        if row.batches_per_epoch:                               # elsewhere an epoch is one pass
+            assert 2500 - images < opt.batches_per_epoch * images <= 2500
+        each = getattr(opt, 'batch_k', 0) or 1
+        assert opt.batch_size // each >= 2 and (key == 'prototype' or opt.batch_size % each == 0), words
+    values = [int(value) for value in spec.sweep[flag.replace('_', '-')]]
+    assert sizes == dict.fromkeys(spec.algorithms, values)
+
+
+def test_what_an_algorithm_is_given_wins_over_the_search_of_another(place, tuned_glyphs):
+    (place / 'x.yaml').write_text('experiments: {glyphs: {flags: {dataset: GLYPHS}, algorithms: {triplet: '
+                                  '{batch-k: 4}}}, a: {flags: {dataset: GLYPHS, lr: 1}, tuned: glyphs, '
+                                  'algorithms: {triplet: {batch-k: 2}}}}')
+    flags = {}
+    for name in ('glyphs', 'a'):
+        status, out, _ = _run(name, '--settings', 'tuned', '--results-dir', str(tuned_glyphs), '--dry-run')
+        assert status == 0
+        words = shlex.split(out)
+        flags[name] = {flag: words[words.index(flag) + 1] for flag in ('--batch-k', '--lr')}
+    assert flags == {'glyphs': {'--batch-k': '8', '--lr': '0.0042'}, 'a': {'--batch-k': '2', '--lr': '0.0042'}}
