@@ -8,8 +8,10 @@ import sys
 from typing import Any, Callable, List, Optional, Set
 
 from common.command import CommandParser, command_name, run_command
+from common.errors import UserError
 from common.files import expand_path
 from common.runtime import available_cores
+from common.trackers import require
 from common.training.optimisers import default_momentum, parse_steps
 from dataset import dataset_names
 from models import is_backbone
@@ -242,6 +244,9 @@ class TrainingParser(CommandParser):
         run.add_argument('--save-model-prefix', type=_file_or_none, default='auto', metavar='PREFIX',
                          help='models go to PREFIX-best.params and PREFIX-last.params, the checkpoint to '
                               'PREFIX.ckpt.npz; None saves nothing (default: RESULTS_DIR/models/SCRIPT_DATASET_MODEL)')
+        run.add_argument('--tensorboard', type=expand_path, metavar='DIR',
+                         help='also write event files for TensorBoard below this folder (pip install -r '
+                              'requirements-trackers.txt)')
         run.add_argument('--load-checkpoint', type=expand_path, nargs='?', const='auto', metavar='FILE',
                          help='go on from this checkpoint, exactly; without a FILE, from that of --save-model-prefix '
                               'if there is one, else from the start')
@@ -340,6 +345,11 @@ class TrainingParser(CommandParser):
             self.error(f'--seed {opt.seed} is too large for --number-of-runs {opt.number_of_runs}')
         if getattr(opt, 'batch_k', 0) is None:
             opt.batch_k = self._batch_k.get(opt.dataset, self._batch_k[''])
+        if opt.tensorboard is not None:
+            try:
+                require('tensorboardX')
+            except UserError as error:
+                self.error(f'--tensorboard: {error}')
         name = f'{opt.script}_{opt.dataset}_{opt.model}'
         if opt.logfile == 'auto':
             opt.logfile = os.path.join(opt.results_dir, 'logs', f'{name}{opt.log_postfix}.jsonl')

@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 import mxnet as mx
 import numpy as np
@@ -32,6 +32,8 @@ class RunLog:
         Length of the log at the checkpoint that is being resumed. Later lines of this experiment describe what will be
         done again. They are cut off, unless another experiment has written lines after them; readers then take the last
         line about each epoch.
+    follow : callable or None
+        Gets each event, as a dict, after it is written; also where there is no file.
 
     Raises
     ------
@@ -39,8 +41,10 @@ class RunLog:
         If another process writes to the file.
     """
 
-    def __init__(self, path: Optional[str], experiment_id: str, offset: Optional[int] = None):
+    def __init__(self, path: Optional[str], experiment_id: str, offset: Optional[int] = None,
+                 follow: Optional[Callable[[Dict[str, Any]], None]] = None):
         self.experiment_id = experiment_id
+        self._follow = follow
         self._file = None
         if path is None:
             return
@@ -69,11 +73,20 @@ class RunLog:
 
     def write(self, event: str, **fields: Any) -> None:
         """Appends one event, and hands it to the operating system."""
-        if self._file is None:
-            return
+        record = self._record(event, fields)
+        if self._file is not None:
+            self._append(json.dumps(record, allow_nan=False).encode() + b'\n')
+        if self._follow is not None:
+            self._follow(record)
+
+    def repeat(self, event: str, **fields: Any) -> None:
+        """Tells who follows the log what stands in it from before the run was resumed."""
+        if self._follow is not None:
+            self._follow(self._record(event, fields))
+
+    def _record(self, event: str, fields: Dict[str, Any]) -> Dict[str, Any]:
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
-        record = {'event': event, 'id': self.experiment_id, 'time': time, **fields}
-        self._append(json.dumps(plain(record), allow_nan=False).encode() + b'\n')
+        return plain({'event': event, 'id': self.experiment_id, 'time': time, **fields})
 
     def _append(self, line: bytes) -> None:
         """Appends a line whole, or not at all where the disk refuses a part of it."""

@@ -125,6 +125,11 @@ class Loader:
         """Choose the epoch whose augmentation the next iteration draws. Without it every iteration draws the same."""
         self._epoch = epoch
 
+    @property
+    def readable_paths(self) -> list[str]:
+        """The images without the bad ones that were skipped so far."""
+        return [path for path in self._paths if path not in self._bad]
+
     def __len__(self) -> int:
         if self._batches is not None:
             return len(self._batches)

@@ -14,8 +14,8 @@ from results.statistics import Interval, interval, metric_order
 # Flags that say where a run happens and where its output goes, not what is computed.
 PLACE_FLAGS = frozenset((
     'seed', 'number_of_runs', 'gpus', 'kvstore', 'num_workers', 'data_path', 'cache', 'results_dir', 'logfile',
-    'log_postfix', 'save_model_prefix', 'load_checkpoint', 'disable_hybridize', 'skip_pretrain_validation',
-    'skip_bad_images', 'script', 'algorithm_name', 'no_nmi'))
+    'log_postfix', 'save_model_prefix', 'tensorboard', 'load_checkpoint', 'disable_hybridize',
+    'skip_pretrain_validation', 'skip_bad_images', 'script', 'algorithm_name', 'no_nmi'))
 REFERENCE_KEYS = ('untrained', 'raw-pixels')
 ANY_IMAGES = ('FOLDER', 'miniCUB')      # datasets whose name does not say which images they are
 

@@ -175,6 +175,7 @@ def _experiment(identity: str, events: List[Dict[str, Any]], path: str) -> Optio
                 _end_run(run, event)
             else:
                 run.diverged = {k: v for k, v in event.items() if k not in ('event', 'id')}
+    experiment.events = [{**config, 'flags': flags}, *_once(events)]
     for number, run in experiment.runs.items():
         run.epochs = [epochs[number][key] for key in sorted(epochs.get(number, {}))]
         if run.seed is None and experiment.seed is not None:
@@ -184,6 +185,23 @@ def _experiment(identity: str, events: List[Dict[str, Any]], path: str) -> Optio
             run.diverged = None         # that was before it was resumed
     experiment.runs = {n: r for n, r in sorted(experiment.runs.items()) if r.finished or r.epochs or r.diverged}
     return experiment if experiment.runs else None
+
+
+def _once(events: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """The lines about epochs and the ends of runs, in order; of several about the same, the last."""
+    last: Dict[Tuple, Dict[str, Any]] = {}
+    for event in events:
+        kind, run, epoch = event['event'], whole_count(event.get('run')), whole_count(event.get('epoch'))
+        if not run or kind in ('epoch', 'best') and epoch is None:
+            continue
+        key = (run, kind, epoch, whole_count(event.get('member')), as_text(event.get('selection')))
+        if kind in ('run_end', 'diverged'):
+            key = (run, 'end')
+        elif kind not in ('epoch', 'best'):
+            continue
+        last[key] = {**event, 'run': run, **({} if epoch is None else {'epoch': epoch})}
+    order = {'run_end': 1, 'diverged': 1}
+    return sorted(last.values(), key=lambda event: (event['run'], order.get(event['event'], 0), event.get('epoch', 0)))
 
 
 def _epoch(event: Dict[str, Any]) -> Optional[Epoch]:

@@ -92,6 +92,8 @@ class Experiment:
     git: Optional[str] = None
     data: Dict[str, Any] = field(default_factory=dict)
     skipped: List[Dict[str, Any]] = field(default_factory=list)
+    # the lines about its runs; of those that a resumed run wrote twice, the last; empty for text logs
+    events: List[Dict[str, Any]] = field(default_factory=list, repr=False)
     setup: Dict[str, Any] = field(default_factory=dict)   # what the flags do not say: sampler, parameters, ...
 
     @property

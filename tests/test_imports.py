@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ('common', 'dataset', 'models', 'results')
-LEAVES = {f'common.{leaf}' for leaf in ('command', 'errors', 'files', 'runtime', 'stats', 'trained')}
+LEAVES = {f'common.{leaf}' for leaf in ('command', 'errors', 'files', 'runtime', 'stats', 'trackers', 'trained')}
 HEAVY = {'mxnet', 'gluoncv'}
 #: Imports each module while nothing of ours is loaded, as if it were the first; prints those that fail. In one process,
 #: for the libraries take seconds to load.

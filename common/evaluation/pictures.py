@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from typing import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -33,28 +34,26 @@ def _thumbnail(path: str) -> Image.Image:
         return tile
 
 
-def retrieval_picture(imageset, embeddings: np.ndarray, labels: np.ndarray, path: str, queries: int = 8,
-                      neighbours: int = 8, seed: int = 0) -> None:
+def draw_neighbours(paths: Sequence[str], embeddings: np.ndarray, labels: np.ndarray, queries: int = 8,
+                    neighbours: int = 8, seed: int = 0) -> Image.Image:
     """Draws queries, one a row, with their nearest neighbours: those of the query's class framed green, others red.
 
     Parameters
     ----------
-    imageset : has `paths`, one for each row of `embeddings`.
+    paths : the images, one for each row of `embeddings`.
     embeddings : (N, E) float array.
     labels : (N,) int array.
-    path : the picture to write, PNG unless its name says otherwise.
     queries, neighbours : rows and columns; fewer where there are not as many images.
     seed : of the choice of queries, of different classes as far as there are enough.
 
     Raises
     ------
     EvaluationError : embeddings or labels that do not fit the images, or fewer than two images.
-    OSError : the picture cannot be written.
     """
     embeddings = check_embeddings(embeddings)
     labels = check_labels(labels, len(embeddings))
-    if len(imageset.paths) != len(embeddings):
-        raise EvaluationError(f'there are {len(embeddings)} embeddings, but {len(imageset.paths)} images')
+    if len(paths) != len(embeddings):
+        raise EvaluationError(f'there are {len(embeddings)} embeddings, but {len(paths)} images')
     if len(embeddings) < 2:
         raise EvaluationError('there is one image only: nothing to retrieve')
     shuffled = np.random.RandomState(seed).permutation(len(labels))
@@ -71,7 +70,24 @@ def retrieval_picture(imageset, embeddings: np.ndarray, labels: np.ndarray, path
             left = GAP + column * step + (2 * GAP if column else 0)
             colour = PLAIN if not column else RIGHT if labels[index] == labels[query] else WRONG
             draw.rectangle([left, top, left + SIDE + 2 * FRAME - 1, top + SIDE + 2 * FRAME - 1], fill=colour)
-            canvas.paste(_thumbnail(imageset.paths[index]), (left + FRAME, top + FRAME))
+            canvas.paste(_thumbnail(paths[index]), (left + FRAME, top + FRAME))
+    return canvas
+
+
+def retrieval_picture(imageset, embeddings: np.ndarray, labels: np.ndarray, path: str, **options: int) -> None:
+    """Writes the picture of `draw_neighbours`, of the images in ``imageset.paths``.
+
+    Parameters
+    ----------
+    path : the picture to write, PNG unless its name says otherwise.
+    options : `queries`, `neighbours` and `seed` of `draw_neighbours`.
+
+    Raises
+    ------
+    EvaluationError : see `draw_neighbours`.
+    OSError : the picture cannot be written.
+    """
+    canvas = draw_neighbours(imageset.paths, embeddings, labels, **options)
     with atomic_write(path) as file:
         canvas.save(file, Image.registered_extensions().get(os.path.splitext(path)[1].lower(), 'PNG'))
 

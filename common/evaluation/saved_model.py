@@ -29,7 +29,7 @@ from models.loading import load_parameters
 MAY_CHANGE = {'allow_seen_classes',
               'dataset', 'data_path', 'use_crops', 'num_workers', 'cache', 'skip_bad_images', 'val_split', 'fold',
               'validate_only', 'batch_size', 'no_nmi', 'gpus', 'seed', 'kvstore', 'disable_hybridize', 'results_dir',
-              'logfile', 'log_postfix', 'save_model_prefix', 'load_checkpoint'}
+              'logfile', 'log_postfix', 'save_model_prefix', 'tensorboard', 'load_checkpoint'}
 
 
 def flags_of_training(module: Any, saved: Optional[Dict[str, Any]], words: List[str]) -> argparse.Namespace:

@@ -14,7 +14,7 @@ import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
-from common.evaluation import embed, evaluate, recall_ks
+from common.evaluation import draw_neighbours, embed, evaluate, recall_ks
 from common.training.experiment import Experiment
 from common.training.learner import Learner
 from common.training.recorder import without_classes
@@ -92,12 +92,13 @@ def evaluate_network(session: Session, learner: Learner, network: SingleNetwork,
     """Scores the test set, and the validation classes if there are any; logs it; nothing but on worker 0."""
     if session.cluster.rank:
         return
-    opt, scores, start = network.opt, {}, time.perf_counter()
+    opt, scores, shown, start = network.opt, {}, None, time.perf_counter()
     for name, loader in session.evaluated.items():
         embeddings, labels = embed(learner.embed, session.interrupts.between(loader), session.ctx)
         outputs = embeddings if isinstance(embeddings, dict) else {'': embeddings}
         if epoch:
             outputs = network.combine(name, outputs)
+        shown = shown or (loader, next(iter(outputs.values())), labels)
         first, *others = [
             (output, evaluate(x, labels, ks=recall_ks(opt.dataset), with_nmi=not opt.no_nmi, ctx=session.ctx[0],
                               seed=opt.seed, by_class=name == 'test')) for output, x in outputs.items()]
@@ -112,6 +113,10 @@ def evaluate_network(session: Session, learner: Learner, network: SingleNetwork,
     session.recorder.epoch(network.run, epoch,
                            {**record, 'evaluation_seconds': seconds, **without_classes(scores)}, network.number)
     network.keep(learner, scores, epoch)
+    if session.recorder.wants_picture(epoch):
+        loader, embeddings, labels = shown
+        picture = draw_neighbours(loader.readable_paths, embeddings, labels, seed=opt.seed)
+        session.recorder.tracker.picture(network.run, epoch, np.asarray(picture))
 
 
 class SingleNetwork:

@@ -13,6 +13,7 @@ from common.errors import TrainingError
 from common.files import atomic_write
 from common.runlog import RunLog, git_revision, versions
 from common.stats import METRIC_NAMES, describe_metrics, t_interval
+from common.trackers import event_files
 from common.training.experiment import Experiment
 from common.training.learner import Learner
 from common.training.resume import COSTS, ModelFiles, Progress, flags_of
@@ -36,20 +37,20 @@ class Recorder:
         self.opt, self.progress, self.files, self.data = opt, progress, files, data
         self.selections = [] if opt.validate_only else ['best-on-test']
         self.selections += ['last'] + (['best-on-val'] if with_val else [])
-        self.log = RunLog(opt.logfile, progress.id, progress.log_offset)
+        self.tracker = event_files(opt.tensorboard)
+        self.log = RunLog(opt.logfile, progress.id, progress.log_offset, self.tracker)
         if not self.log.offset:
             progress.described = False
 
     def describe(self, experiment: Experiment, learner: Learner, members: int, workers: int) -> None:
-        """Writes the log's `config` line, once, as soon as the weights are known."""
-        if self.progress.described:
-            return
-        self.progress.described = True
+        """Writes the log's `config` line, once, as soon as the weights are known; a tracker is told in each process."""
+        write = self.log.repeat if self.progress.described else self.log.write
+        first, self.progress.described = not self.progress.described, True
         opt, weights = self.opt, getattr(experiment.net.backbone, 'weights', None)
-        if weights:
+        if weights and first:
             tqdm.write(f"weights: {weights['taken']}, from {weights['file']}")
         numbers = {name: value for name, value in self.data.items() if name != 'sha256'}
-        self.log.write(
+        write(
             'config', algorithm=opt.algorithm_name, script=f'{opt.script}.py', dataset=opt.dataset, model=opt.model,
             flags=flags_of(opt), seed=opt.seed, runs=opt.number_of_runs, versions=versions(),
             device=[str(context) for context in learner.ctx], **({'workers': workers} if workers > 1 else {}),
@@ -87,8 +88,17 @@ class Recorder:
                 continue
             chosen[selection] = {'epoch': epoch, 'value': value, **scores}
             self.log.write('best', run=run, epoch=epoch, selection=selection, **without_classes(scores))
-            if net is not None and selection == self.selections[-1 if 'best-on-val' in self.selections else 0]:
+            if net is not None and selection == self._deciding:
                 self.save_network(net, run, 'best')
+
+    @property
+    def _deciding(self) -> str:
+        """The selection whose best network is kept."""
+        return self.selections[-1 if 'best-on-val' in self.selections else 0]
+
+    def wants_picture(self, epoch: int) -> bool:
+        """Is there a tracker, and is this epoch the best so far?"""
+        return self.tracker is not None and self.progress.chosen.get(self._deciding, {}).get('epoch') == epoch
 
     def save_network(self, net, run: int, kind: str) -> None:
         """Saves a network, and beside it, as JSON, what is needed to use it again: script and flags."""
@@ -169,5 +179,7 @@ class Recorder:
         return {'runs': runs, 'summary': summary}
 
     def close(self) -> None:
-        """Closes the log."""
+        """Closes the log and the event files."""
         self.log.close()
+        if self.tracker:
+            self.tracker.close()

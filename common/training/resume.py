@@ -17,7 +17,7 @@ from common.training import checkpoint
 
 #: Flags that may change when a run is resumed: they say where things are and how fast, not what is computed.
 MAY_CHANGE = ('load_checkpoint', 'number_of_runs', 'num_workers', 'gpus', 'logfile', 'log_postfix', 'save_model_prefix',
-              'results_dir', 'data_path', 'cache', 'kvstore')
+              'results_dir', 'tensorboard', 'data_path', 'cache', 'kvstore')
 
 #: What a run cost, in `run_end`: seconds of training, of evaluation, and of all; MB.
 COSTS = ('seconds', 'evaluation_seconds', 'total_seconds', 'peak_memory_mb')

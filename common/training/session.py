@@ -39,7 +39,8 @@ class Session:
         self.interrupts = Interrupts()
         self.cluster = get_cluster(opt.kvstore)
         if self.cluster.rank:
-            opt = argparse.Namespace(**{**vars(opt), 'logfile': None, 'save_model_prefix': None})
+            opt = argparse.Namespace(**{**vars(opt), 'logfile': None, 'save_model_prefix': None,
+                                        'tensorboard': None})
         self.opt = opt
         self.ctx = get_contexts(opt.gpus)
         if opt.batch_size < len(self.ctx):

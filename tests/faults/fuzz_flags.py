@@ -28,7 +28,8 @@ DATA = ['--dataset', 'miniCUB', '--data-path', 'tree', '--resize', '18', '--batc
 # With these, the script can train on eight classes of eight images.
 FITTING = {'train_prototype.py': ['--nc', '2', '--ns', '2', '--nq', '2'], 'train_dreml.py': ['-L', '2', '-D', '3']}
 # Flags of places, which other tests cover, and flags that only make a run longer.
-LEFT_OUT = {'help', 'results_dir', 'data_path', 'logfile', 'log_postfix', 'save_model_prefix', 'load_checkpoint',
+LEFT_OUT = {'help', 'results_dir', 'data_path', 'logfile', 'log_postfix', 'save_model_prefix', 'tensorboard',
+            'load_checkpoint',
             'cache', 'dataset', 'pretrained', 'num_workers', 'epochs', 'kvstore', 'model', 'number_of_runs',
             'image_size', 'resize'}
 
