@@ -10,7 +10,7 @@ import importlib.util
 import os
 import re
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 
@@ -57,20 +57,6 @@ def seconds(text: Any) -> float:
         return 0.0
 
 
-def compared(selection: Any) -> List[str]:
-    """The tags by which runs are compared, from the selections in `config`; older logs do not say them."""
-    names: List[str] = []
-    if not isinstance(selection, list):
-        selection = ['best-on-test']
-    if 'best-on-test' in selection:
-        names += ['best-on-test/recall@1', 'recall@1']
-    if 'best-on-val' in selection:
-        names += ['best-on-val/val/recall@1', 'val/recall@1']
-        if 'best-on-test' in selection:
-            names.append('best-on-val/recall@1')
-    return [tag(name) for name in names]
-
-
 class Follower:
     """Turns the lines of one experiment's log into calls of a tracker.
 
@@ -78,9 +64,9 @@ class Follower:
     ----------
     open_run : callable
         Gets what is known of a run, as a dict, when its first number comes: `id` of the experiment, `name` of the
-        experiment, `run`, `params` (its flags), `compared` (the tags by which runs are compared), `epoch` and `time`
-        (seconds) of that line. Returns an object with ``scalars(epoch, values, time)``, ``end(time, failed)`` and
-        ``close()``; and ``picture(epoch, image, time)`` where :meth:`picture` is called.
+        experiment, `run`, `params` (its flags), `epoch` and `time` (seconds) of that line. Returns an object with
+        ``scalars(epoch, values, time)``, ``end(time, failed)`` and ``close()``; and ``picture(epoch, image, time)``
+        where :meth:`picture` is called.
     """
 
     def __init__(self, open_run: Callable[[Dict[str, Any]], Any]):
@@ -123,7 +109,6 @@ class Follower:
                 params['seed'] = config['seed'] + number - 1
             self._runs = {number: self._open_run({
                 'id': str(event['id']), 'name': re.sub(r'[^-\w.]', '_', name), 'run': number, 'params': params,
-                'compared': compared(config.get('selection')),
                 'epoch': event.get('epoch') or 0, 'time': seconds(event.get('time'))})}
         return self._runs[number]
 
@@ -159,8 +144,8 @@ class EventFile:
         self._file.write_event(self._event(session_log=start, step=about['epoch'], wall_time=about['time']))
         params = {name: value if isinstance(value, (bool, int, float, str)) else str(value)
                   for name, value in about['params'].items()}
-        experiment, begin, self._end = summary.hparams(params, dict.fromkeys(about['compared'], 0))
-        self._write(experiment, about['epoch'], about['time'])
+        # Without the first of the three TensorBoard makes its columns from the flags and numbers of all runs.
+        _, begin, self._end = summary.hparams(params, {})
         self._write(begin, about['epoch'], about['time'])
 
     def _write(self, summary: Any, epoch: int, when: float) -> None:
