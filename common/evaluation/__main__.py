@@ -66,7 +66,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                           help='with --model: embed all pictures of this folder instead of a test set; folders in it '
                                'are classes')
     pictures.add_argument('--image-list', type=expand_path, metavar='FILE',
-                          help='with --model: embed the pictures of this JSON list of paths, and write PREFIX.npz alone')
+                          help='with --model: embed the pictures of this JSON list of paths, and write only '
+                               'PREFIX.npz')
     parser.add_argument('--script', metavar='NAME',
                         help='script that the model is from, for example train_margin (default: what training noted)')
     parser.add_argument('--backbone', metavar='NAME', help="the script's own --model (default: what training noted)")

@@ -144,11 +144,11 @@ def _map(search: Search) -> Dict[str, Any]:
         near.append(nearest(search.query_x, x, own, opt.neighbours))
     paths = [gallery.paths[i] for i in sample] + list(search.query_paths)
     names = [gallery.names[i] for i in sample] + list(search.query_paths)
+    labels = [-1 if gallery.labels is None or i < 0 else int(gallery.labels[i]) for i in [*sample, *search.own]]
     data = {'classes': gallery.classes, 'measure': search.measure, 'queries': len(search.query_paths),
             'colours': pages.COLOURS, 'shapes': pages.SHAPES,
             'x': places[:, 0].round(4).tolist(), 'y': places[:, 1].round(4).tolist(), 'names': names,
-            'labels': [-1 if gallery.labels is None or i < 0 else int(gallery.labels[i]) for i in [*sample, *search.own]],
-            'pictures': [pages.thumbnail(path) for path in paths],
+            'labels': labels, 'pictures': [pages.thumbnail(path) for path in paths],
             'near': [row for found, _ in near for row in found.tolist()],
             'values': [[round(search.value(d), 4) for d in row] for _, far in near for row in far.tolist()]}
     limits = '' if count == len(gallery.paths) else (

@@ -175,7 +175,8 @@ class Embedder:
             raise SearchError(f'{paths[0]}: {bad[hashes[0]]}; and so it is with all other pictures')
         if known.keys() | bad.keys() != before:
             write_npz(self.cache, {
-                'key': np.array(self.key), 'hashes': np.array(list(known)), 'embeddings': np.stack(list(known.values())),
+                'key': np.array(self.key), 'hashes': np.array(list(known)),
+                'embeddings': np.stack(list(known.values())),
                 'bad': np.array(list(bad), dtype=str), 'reasons': np.array(list(bad.values()), dtype=str)})
         return ({i: known[digest] for i, digest in enumerate(hashes) if digest in known},
                 {i: bad[digest] for i, digest in enumerate(hashes) if digest in bad})
@@ -190,9 +191,9 @@ class Embedder:
             done = subprocess.run(
                 [sys.executable, '-m', 'common.evaluation', '--model', *self.models, '--image-list', listed,
                  '--output', output, '--gpus', self.gpus, '--skip-bad-images', str(self.skip)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env={**os.environ, 'PYTHONPATH': python_path, 'PYTHONIOENCODING': 'utf-8'},
-                encoding='utf-8', errors='replace')
+                stdin=subprocess.DEVNULL, capture_output=True,
+                encoding='utf-8', errors='replace', env={
+                    **os.environ, 'PYTHONPATH': python_path, 'PYTHONIOENCODING': 'utf-8'})
             reasons = {}
             for line in done.stdout.splitlines():
                 for i, path in enumerate(paths if line.startswith('left out: ') else ()):

@@ -12,10 +12,10 @@ let view = {x: 0, y: 0, zoom: 1}, width = 0, height = 0, hovered = -1, chosen = 
 
 // Where things are -----------------------------------------------------------------------------------------------------
 
-const scale = () => Math.min(width, height) * 0.88 * view.zoom;
+const middle = {x: Math.max(...data.x) / 2 || .5, y: Math.max(...data.y) / 2 || .5};
+const scale = () => 0.44 * Math.min(width / middle.x, height / middle.y) * view.zoom;
 const placeX = i => width / 2 + (data.x[i] - middle.x - view.x) * scale();
 const placeY = i => height / 2 - (data.y[i] - middle.y - view.y) * scale();
-const middle = {x: Math.max(...data.x) / 2, y: Math.max(...data.y) / 2};
 const shown = i => (!picked.size || picked.has(data.labels[i]) || isQuery(i)) && (!only('only-wrong') || failed[i]);
 const only = id => $(id) !== null && $(id).checked;
 const radius = () => Math.min(9, Math.max(3, 60 / Math.sqrt(count)) * view.zoom ** 0.3);
@@ -33,7 +33,7 @@ function at(x, y) {
 // Drawing --------------------------------------------------------------------------------------------------------------
 
 const colour = label => label < 0 ? data.colours[0] : data.colours[label % data.colours.length];
-const shape = label => label < 0 ? 'circle' : data.shapes[Math.floor(label / data.colours.length) % data.shapes.length];
+const shape = label => label < 0 ? 'circle' : data.shapes[label % data.shapes.length];
 const ink = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 function trace(ctx, kind, x, y, r) {
@@ -59,8 +59,9 @@ function mark(i, near) {
   if (x < -80 || y < -80 || x > width + 80 || y > height + 80) return;
   if (only('pictures')) {
     const s = side() * (i === chosen || i === hovered ? 1.4 : 1), im = image(i);
-    pen.fillStyle = isQuery(i) ? ink('ink') : colour(data.labels[i]);
-    pen.fillRect(x - s / 2 - 2.5, y - s / 2 - 2.5, s + 5, s + 5);
+    pen.lineWidth = 2.5;
+    pen.strokeStyle = isQuery(i) ? ink('ink') : colour(data.labels[i]);
+    pen.strokeRect(x - s / 2 - 1, y - s / 2 - 1, s + 2, s + 2);
     if (im.complete && im.naturalWidth) {
       const cut = Math.min(im.naturalWidth, im.naturalHeight);
       pen.drawImage(im, (im.naturalWidth - cut) / 2, (im.naturalHeight - cut) / 2, cut, cut, x - s / 2, y - s / 2, s, s);
@@ -81,9 +82,9 @@ function draw() {
   requestAnimationFrame(() => {
     wanted = false;
     pen.clearRect(0, 0, width, height);
-    const near = new Set(chosen < 0 ? [] : data.near[chosen]), top = [...near, chosen, hovered];
+    const near = new Set(chosen < 0 ? [] : data.near[chosen]), top = new Set([...near, chosen, hovered]);
     for (let i = 0; i < count; i++) {
-      if (top.includes(i)) continue;
+      if (top.has(i)) continue;
       pen.globalAlpha = shown(i) ? (chosen < 0 ? 1 : .45) : .08;
       mark(i);
     }
@@ -135,6 +136,13 @@ function picture(i) {
   return made;
 }
 
+/** A text that may be broken after underscores. */
+function breakable(tag, css, text) {
+  const made = element(tag, css);
+  text.split('_').forEach((part, k) => { if (k) made.append('_', element('wbr')); made.append(part); });
+  return made;
+}
+
 const className = i => data.labels[i] < 0 ? '' : data.classes[data.labels[i]];
 const title = i => (isQuery(i) ? 'Query' : '') + (isQuery(i) && className(i) ? ': ' : '') + className(i);
 
@@ -144,7 +152,7 @@ function hover(i, x, y) {
   tip.hidden = i < 0;
   if (i < 0) return;
   tip.firstElementChild.src = data.pictures[i];
-  tip.lastElementChild.replaceChildren(element('b', '', title(i)), element('div', 'soft', data.names[i]));
+  tip.lastElementChild.replaceChildren(breakable('b', '', title(i)), breakable('div', 'soft', data.names[i]));
   const left = x + 18 + tip.offsetWidth > width ? x - 18 - tip.offsetWidth : x + 18;
   const above = Math.min(Math.max(y - tip.offsetHeight / 2, 6), height - tip.offsetHeight - 6);
   tip.style.transform = `translate(${Math.max(4, left)}px, ${above}px)`;
@@ -157,7 +165,7 @@ function choose(i) {
   if (i < 0) return panel.replaceChildren(element('p', 'soft', 'Click a mark to see its nearest neighbours.'));
   const known = data.labels[i] >= 0, wrong = data.near[i].filter(other => isWrong(i, other)).length;
   const head = element('div', 'head'), words = element('div');
-  words.append(element('h2', '', title(i)), element('div', 'soft', data.names[i]));
+  words.append(breakable('h2', '', title(i)), breakable('div', 'soft', data.names[i]));
   if (known) words.append(element('div', '', `${wrong} of ${data.near[i].length} neighbours are of another class`));
   head.append(picture(i), words);
   const list = element('ol', 'tiles');
@@ -167,7 +175,7 @@ function choose(i) {
     tile.type = 'button';
     tile.title = data.names[other];
     tile.append(picture(other), element('b', '', known ? off ? '✗ ' : '✓ ' : `${rank + 1} `),
-      data.values[i][rank].toFixed(3), element('span', 'class', className(other) || data.names[other]));
+      data.values[i][rank].toFixed(3), breakable('span', 'class', className(other) || data.names[other]));
     if (known) tile.setAttribute('aria-label', `${rank + 1}: ${className(other)}, ${off ? 'another' : 'the same'} class`);
     tile.addEventListener('click', () => choose(other));
     item.append(tile);

@@ -1,4 +1,4 @@
-"""What a search writes: a page of pictures, a table, and a map to look around in. All are one file and ask no network."""
+"""What a search writes: a page of pictures, a table, and a map to look around in. None needs a network."""
 from __future__ import annotations
 
 import base64
@@ -6,7 +6,7 @@ import csv
 import functools
 import io
 import os
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Iterable
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
@@ -48,7 +48,7 @@ def write_page(path: str, template: str, **values: Any) -> None:
         file.write(environment.get_template(template).render(**values).encode('utf-8', 'replace'))
 
 
-def write_table(path: str, rows: Sequence[Dict[str, Any]], measure: str) -> None:
+def write_table(path: str, rows: Iterable[Dict[str, Any]], measure: str) -> None:
     """Writes the CSV: one line for each picture found.
 
     Raises
