@@ -61,9 +61,13 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--labels', type=expand_path, metavar='FILE',
                         help='labels of an .npy of embeddings: .npy, or text, one a line')
     parser.add_argument('--normalize', action='store_true', help='scale all embeddings to unit length first')
-    parser.add_argument('--images', type=expand_path, metavar='DIR',
-                        help='with --model: embed all pictures of this folder instead of a test set; folders in it '
-                             'are classes')
+    pictures = parser.add_mutually_exclusive_group()
+    pictures.add_argument('--images', type=expand_path, metavar='DIR',
+                          help='with --model: embed all pictures of this folder instead of a test set; folders in it '
+                               'are classes')
+    pictures.add_argument('--image-list', type=expand_path, metavar='FILE',
+                          help='with --model: embed the pictures of this JSON list of paths, and write only '
+                               'PREFIX.npz')
     parser.add_argument('--script', metavar='NAME',
                         help='script that the model is from, for example train_margin (default: what training noted)')
     parser.add_argument('--backbone', metavar='NAME', help="the script's own --model (default: what training noted)")
@@ -80,9 +84,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help='-1: every GPU found, else the CPU; -2: the CPU; 0,1: those GPUs (default: %(default)s)')
     opt, further = parser.parse_known_args(argv)
     if opt.embeddings is not None:
-        for flag in ('script', 'output', 'backbone', 'images'):
+        for flag in ('script', 'output', 'backbone', 'images', 'image_list'):
             if getattr(opt, flag):
-                parser.error(f'--{flag} goes with --model')
+                parser.error(f'--{flag.replace("_", "-")} goes with --model')
         if further:
             parser.error(f'unrecognized arguments: {" ".join(further)}')
         return opt
@@ -145,6 +149,8 @@ def run(opt: argparse.Namespace) -> List[Dict]:
 def _embed_and_score(opt: argparse.Namespace) -> List[Dict]:
     if opt.images:
         (images, labelled), ks = saved_model.images_in(opt.images), DEFAULT_KS
+    elif opt.image_list:
+        images, labelled, ks = saved_model.listed_images(opt.image_list), False, DEFAULT_KS
     else:
         images, labelled, ks = load_data(opt.script_opt).test, True, recall_ks(opt.script_opt.dataset)
     images, outputs, labels = saved_model.embed_images(opt.models, opt.module, opt.script_opt, opt.saved, images)
@@ -160,10 +166,11 @@ def _embed_and_score(opt: argparse.Namespace) -> List[Dict]:
         for name, x in outputs.items():
             title = opt.models[0] if len(outputs) == 1 else f'{opt.models[0]}, {name}'
             records.append(_score(opt, title, {'embeddings': x, 'labels': labels}, ks))
-    if len(images.paths) > 1:
+    pictured = 0 if opt.image_list else len(images.paths)
+    if pictured > 1:
         retrieval_picture(images, first[1], labels, f'{prefix}-neighbours.png', seed=opt.seed)
         written.append(f'{prefix}-neighbours.png')
-    if len(images.paths) > 3:
+    if pictured > 3:
         embedding_map(first[1], labels, f'{prefix}-map.png', seed=opt.seed)
         written.append(f'{prefix}-map.png')
     print(f'written: {", ".join(written)}')

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import json
 import os
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -88,6 +89,26 @@ def images_in(folder: str) -> Tuple[ImageSet, bool]:
     labelled = all(os.path.dirname(path) != os.path.normpath(folder) for path in map(os.path.normpath, paths))
     names, labels = np.unique(classes if labelled else [''] * len(paths), return_inverse=True)
     return ImageSet(paths, labels.reshape(-1), [str(name) for name in names], name=folder), labelled
+
+
+def listed_images(file: str) -> ImageSet:
+    """The pictures that a JSON list of paths names, in its order, all of one class.
+
+    Raises
+    ------
+    EvaluationError
+        If the file is no such list, or an empty one.
+    OSError
+        If it cannot be read.
+    """
+    try:
+        with open(file, encoding='utf-8') as stream:
+            paths = json.load(stream)
+    except (ValueError, RecursionError):
+        paths = None
+    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
+        raise EvaluationError(f'--image-list {file}: it is not a JSON list of paths')
+    return ImageSet(paths, np.zeros(len(paths), np.int64), [''], name=file)
 
 
 def _training_classes(saved: Optional[Dict[str, Any]], opt: argparse.Namespace) -> ImageSet:

@@ -86,6 +86,14 @@ class Browser:
         """A real click in the middle of an element, which fails if something covers it."""
         self._call('POST', f'/element/{self._find(css)}/click', {})
 
+    def pointer(self, x, y, click=False, drag=False):
+        """Moves the mouse to a place in the window; `click` presses there, `drag` presses on the way."""
+        press, release = {'type': 'pointerDown', 'button': 0}, {'type': 'pointerUp', 'button': 0}
+        move = {'type': 'pointerMove', 'duration': 0, 'x': round(x), 'y': round(y)}
+        actions = [press, move, release] if drag else [move, press, release] if click else [move]
+        self._call('POST', '/actions', {'actions': [{'type': 'pointer', 'id': 'mouse', 'actions': actions,
+                                                     'parameters': {'pointerType': 'mouse'}}]})
+
     def type(self, css, text):
         """Keys typed into an element after emptying it."""
         element = self._find(css)

@@ -554,6 +554,21 @@ def test_any_folder_of_pictures_is_embedded_in_the_order_of_its_paths(trained, t
         scored('--model', model, '--images', str(tmp_path / 'empty'))
 
 
+def test_a_list_of_pictures_is_embedded_in_its_order_and_nothing_is_drawn(trained, tmp_path):
+    folder, model = trained
+    paths = [str(folder / 'tree' / name) for name in ('007.class/0.png', '000.class/3.png', '003.class/1.png')]
+    listed = tmp_path / 'list.json'
+    listed.write_text(json.dumps(paths))
+    assert scored('--model', model, '--image-list', str(listed), '--output', str(tmp_path / 'o')) == []
+    assert sorted(os.listdir(tmp_path)) == ['list.json', 'o.npz']
+    with np.load(tmp_path / 'o.npz') as file:
+        assert file['paths'].tolist() == paths and file['embeddings'].shape == (3, 8) and 'labels' not in file.files
+    for text in ('[]', '["a.png", 3]', '{"a": 1}', 'a.png\n'):
+        listed.write_text(text)
+        with pytest.raises(EvaluationError, match='--image-list .*list.json: it is not a JSON list of paths'):
+            scored('--model', model, '--image-list', str(listed), '--output', str(tmp_path / 'o'))
+
+
 def test_a_copied_script_has_names_of_its_own_and_can_be_evaluated(trained, tmp_path, monkeypatch):
     folder, model = trained
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(evaluation.__file__))))
