@@ -9,7 +9,7 @@ import pytest
 
 from common import training
 from common.errors import UsageError
-from common.evaluation import command as evaluation
+from common.evaluation import __main__ as evaluation
 from common.training.learner import Learner
 from common.training.session import Session
 from tests.tiny import flags, make_tree
