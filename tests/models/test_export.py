@@ -152,7 +152,7 @@ def test_metadata(tmp_path):
 
 @pytest.mark.slow
 def test_a_trained_network_and_the_snippet_of_the_docs(tmp_path):
-    from common.evaluation import command as score
+    from common.evaluation import __main__ as score
     import train_margin
     tree = make_tree(tmp_path / 'tree', size=30)
     train_margin.train_margin(train_margin.parse_args(flags(
