@@ -201,7 +201,8 @@ def sweep_table(board: Board, title: str) -> str:
             lines.append(f'| {algorithm(key).name} | {" | ".join(cells)} |')
         groups = [group for own in rows.values() for group in own.values()]
         seeds = _span({len(group.runs) for group in groups})
-        lines += ['', f'Recall@1 in percent at the last epoch, mean over seeds ({seeds}).{_budget(groups)}', '']
+        seeds += ' seed' if seeds == '1' else ' seeds'
+        lines += ['', f'Recall@1 in percent at the last epoch, {seeds} each.{_budget(groups)}', '']
     return '\n'.join(lines).strip()
 
 
