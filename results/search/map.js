@@ -34,7 +34,8 @@ function at(x, y) {
 
 const colour = label => label < 0 ? data.colours[0] : data.colours[label % data.colours.length];
 const shape = label => label < 0 ? 'circle' : data.shapes[label % data.shapes.length];
-const ink = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+let theme = {};                                 // the colours of this frame: asking for one is slow
+const ink = name => theme[name] ??= getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 function trace(ctx, kind, x, y, r) {
   ctx.beginPath();
@@ -81,6 +82,7 @@ function draw() {
   wanted = true;
   requestAnimationFrame(() => {
     wanted = false;
+    theme = {};
     pen.clearRect(0, 0, width, height);
     const near = new Set(chosen < 0 ? [] : data.near[chosen]), top = new Set([...near, chosen, hovered]);
     for (let i = 0; i < count; i++) {
