@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from typing import Optional
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,10 +15,15 @@ RIGHT, WRONG, PLAIN = (0, 158, 60), (213, 40, 30), (90, 90, 90)
 MAP_POINTS = 2000
 
 
-def nearest_neighbours(embeddings: np.ndarray, query: int, count: int) -> np.ndarray:
-    """Indices of the `count` images nearest to image `query`, itself excepted; equally near ones by index."""
-    squared = square_norms(np.subtract(embeddings, embeddings[query], dtype=np.float64))
-    order = np.argsort(squared, kind='stable')
+def nearest_neighbours(embeddings: np.ndarray, query: int, count: int,
+                       gallery: Optional[np.ndarray] = None) -> np.ndarray:
+    """Indices of the `count` images nearest to image `query`, itself excepted; equally near ones by index.
+
+    `gallery`: the indices that are searched, ascending; None: all.
+    """
+    searched = np.arange(len(embeddings)) if gallery is None else gallery
+    squared = square_norms(np.subtract(embeddings[searched], embeddings[query], dtype=np.float64))
+    order = searched[np.argsort(squared, kind='stable')]
     return order[order != query][:count]
 
 
@@ -39,7 +45,7 @@ def retrieval_picture(imageset, embeddings: np.ndarray, labels: np.ndarray, path
 
     Parameters
     ----------
-    imageset : has `paths`, one for each row of `embeddings`.
+    imageset : has `paths`, one for each row of `embeddings`; if it has `queries`, the neighbours are of the gallery.
     embeddings : (N, E) float array.
     labels : (N,) int array.
     path : the picture to write, PNG unless its name says otherwise.
@@ -57,17 +63,20 @@ def retrieval_picture(imageset, embeddings: np.ndarray, labels: np.ndarray, path
         raise EvaluationError(f'there are {len(embeddings)} embeddings, but {len(imageset.paths)} images')
     if len(embeddings) < 2:
         raise EvaluationError('there is one image only: nothing to retrieve')
-    shuffled = np.random.RandomState(seed).permutation(len(labels))
+    mask = getattr(imageset, 'queries', None)
+    gallery = None if mask is None else np.flatnonzero(~mask)
+    searching = np.arange(len(labels)) if mask is None else np.flatnonzero(mask)
+    shuffled = searching[np.random.RandomState(seed).permutation(len(searching))]
     _, first = np.unique(labels[shuffled], return_index=True)
     first.sort()                                # one image of every class, classes in random order; then the others
-    chosen = shuffled[np.concatenate([first, np.setdiff1d(np.arange(len(labels)), first)])][:queries]
-    neighbours = min(neighbours, len(labels) - 1)
+    chosen = shuffled[np.concatenate([first, np.setdiff1d(np.arange(len(shuffled)), first)])][:queries]
+    neighbours = min(neighbours, len(labels) - 1 if gallery is None else len(gallery))
     step = SIDE + 2 * FRAME + GAP
     canvas = Image.new('RGB', ((neighbours + 1) * step + 3 * GAP, len(chosen) * step + GAP), 'white')
     draw = ImageDraw.Draw(canvas)
     for row, query in enumerate(chosen):
         top = GAP + row * step
-        for column, index in enumerate([query, *nearest_neighbours(embeddings, query, neighbours)]):
+        for column, index in enumerate([query, *nearest_neighbours(embeddings, query, neighbours, gallery)]):
             left = GAP + column * step + (2 * GAP if column else 0)
             colour = PLAIN if not column else RIGHT if labels[index] == labels[query] else WRONG
             draw.rectangle([left, top, left + SIDE + 2 * FRAME - 1, top + SIDE + 2 * FRAME - 1], fill=colour)

@@ -8,13 +8,13 @@ import argparse
 import collections
 import copy
 import os
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from common.devices import get_contexts
 from common.errors import UsageError
-from common.evaluation.embedding import embed
+from common.evaluation.embedding import embed, noting_indices
 from common.evaluation.retrieval import EvaluationError
 from common.seeds import seed_everything
 from common.training import Data, Ensemble, load_data
@@ -133,18 +133,13 @@ def embed_images(paths: Sequence[str], module: Any, opt: argparse.Namespace, sav
             learner = Learner(ensemble.member(number), opt, ctx)
             load_parameters(learner.net, path, ctx)
             seen: List[np.ndarray] = []
-            outputs, labels = embed(learner.embed, _noting_indices(loader, seen), ctx)
+            outputs, labels = embed(learner.embed, noting_indices(loader, seen), ctx)
             members.append(outputs if isinstance(outputs, dict) else collections.OrderedDict(embeddings=outputs))
     outputs = members[0]
     if built is ensemble:
         outputs = collections.OrderedDict(
             embeddings=concatenate_members([next(iter(member.values())) for member in members]))
-    found = copy.copy(images)
-    found.paths, found.labels = [images.paths[i] for i in np.concatenate(seen)], labels
+    found, rows = copy.copy(images), np.concatenate(seen)
+    found.paths, found.labels = [images.paths[i] for i in rows], labels
+    found.queries = None if images.queries is None else images.queries[rows]
     return found, outputs, labels
-
-
-def _noting_indices(loader: Loader, seen: List[np.ndarray]) -> Iterator[Any]:
-    for batch in loader:
-        seen.append(batch.indices)
-        yield batch

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
-from common.evaluation import embed, evaluate, recall_ks
+from common.evaluation import embed, evaluate, noting_indices, recall_ks
 from common.training.experiment import Experiment
 from common.training.learner import Learner
 from common.training.recorder import without_classes
@@ -94,13 +94,17 @@ def evaluate_network(session: Session, learner: Learner, network: SingleNetwork,
         return
     opt, scores, start = network.opt, {}, time.perf_counter()
     for name, loader in session.evaluated.items():
-        embeddings, labels = embed(learner.embed, session.interrupts.between(loader), session.ctx)
+        seen: List[np.ndarray] = []
+        embeddings, labels = embed(learner.embed, noting_indices(session.interrupts.between(loader), seen), session.ctx)
+        queries = (session.data.test if name == 'test' else session.data.val).queries
+        queries = None if queries is None else queries[np.concatenate(seen)]
         outputs = embeddings if isinstance(embeddings, dict) else {'': embeddings}
         if epoch:
             outputs = network.combine(name, outputs)
         first, *others = [
             (output, evaluate(x, labels, ks=recall_ks(opt.dataset), with_nmi=not opt.no_nmi, ctx=session.ctx[0],
-                              seed=opt.seed, by_class=name == 'test')) for output, x in outputs.items()]
+                              seed=opt.seed, by_class=name == 'test', queries=queries))
+            for output, x in outputs.items()]
         if name != 'test':
             scores[name] = dict(first[1])
             continue

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from common.errors import UsageError
-from dataset import DatasetError, ImageSet, cars196, cub, get_dataset, sop
+from dataset import DatasetError, ImageSet, cars196, cub, get_dataset, inshop, sop
 from dataset.imageset import Counts
 
 SMALL = Counts(train_classes=2, test_classes=3, train_images=4, test_images=6)  # two images a class
@@ -25,8 +25,9 @@ garbage = settings(max_examples=150, deadline=None,
 
 @pytest.fixture(autouse=True)
 def small_counts(monkeypatch):
-    for module in (cub, cars196, sop):
+    for module in (cub, cars196, sop, inshop):
         monkeypatch.setattr(module, 'COUNTS', SMALL)
+    monkeypatch.setattr(inshop, 'QUERIES', 3)
 
 
 def touch(*parts):
@@ -444,6 +445,81 @@ def test_sop_in_lower_case(tmp_path):
     assert (len(train), len(test)) == (4, 6) and all(os.path.isfile(path) for path in train.paths)
 
 
+# INSHOP
+
+INSHOP_ROWS = [f'img/WOMEN/Dresses/id_{item:08d}/0{i}_front.jpg   id_{item:08d}  {status}'
+               for item, statuses in ((1, ['train'] * 2), (7, ['train'] * 2), (3, ['query', 'gallery']),
+                                      (4, ['gallery', 'query']), (5, ['query', 'gallery']))
+               for i, status in enumerate(statuses)]
+
+
+def inshop_tree(root, rows=INSHOP_ROWS, count=10, places=('Eval', 'Img', 'Anno'), boxes='2 1 10 20 40 60'):
+    evaluation, pictures, annotations = places
+    for row in INSHOP_ROWS:
+        touch(root, pictures, row.split()[0])
+    for folder, name, heading, lines in (
+            (evaluation, 'list_eval_partition.txt', 'image_name item_id evaluation_status', rows),
+            (annotations, 'list_bbox_inshop.txt', 'image_name clothes_type pose_type x_1 y_1 x_2 y_2',
+             [f'{row.split()[0]}  {boxes}' for row in reversed(INSHOP_ROWS)])):
+        os.makedirs(os.path.join(str(root), folder), exist_ok=True)
+        write(os.path.join(str(root), folder), name, [str(count), heading, *lines])
+    return root
+
+
+@pytest.mark.parametrize('folder', ['', 'In-shop Clothes Retrieval Benchmark'])
+@pytest.mark.parametrize('places', [('Eval', 'Img', 'Anno'), ('', '', ''), ('eval', '', 'anno'), ('Anno', 'Img', '')])
+def test_inshop(tmp_path, folder, places):
+    root = inshop_tree(tmp_path / folder, places=places)
+    train, test = get_dataset('INSHOP', str(tmp_path))
+    assert (train.class_names, train.labels.tolist()) == (['id_00000001', 'id_00000007'], [0, 0, 1, 1])
+    assert (test.class_names, test.labels.tolist()) == (['id_00000003', 'id_00000004', 'id_00000005'],
+                                                        [0, 0, 1, 1, 2, 2])
+    assert train.queries is None and test.queries.tolist() == [True, False, False, True, True, False]
+    assert test.paths[3] == os.path.join(str(root), places[1], 'img/WOMEN/Dresses/id_00000004/01_front.jpg')
+    assert all(os.path.isfile(path) for path in train.paths + test.paths)
+    assert test.boxes.tolist() == [[10, 20, 30, 40]] * 6
+
+
+def test_inshop_without_boxes_or_with_bad_ones_reads_but_says_why(tmp_path):
+    inshop_tree(tmp_path, boxes='2 1 10 20 10 60')
+    file = tmp_path / 'Anno' / 'list_bbox_inshop.txt'
+    train, test = get_dataset('INSHOP', str(tmp_path))
+    assert train.boxes is test.boxes is None
+    assert 'a box of img/WOMEN/Dresses/id_00000001/00_front.jpg whose second corner' in without_boxes(train)
+    lines = file.read_text().split('\n')
+    file.write_text('\n'.join(['9', *lines[1:3], *lines[4:]]))
+    assert f'INSHOP has no bounding boxes ({file} does not list' in without_boxes(get_dataset('INSHOP',
+                                                                                              str(tmp_path))[0])
+    file.unlink()
+    assert 'there is no' in without_boxes(get_dataset('INSHOP', str(tmp_path))[1])
+
+
+def inshop_with(**changes):
+    return [changes.get(f'row{number}', row) for number, row in enumerate(INSHOP_ROWS)]
+
+
+@pytest.mark.parametrize('rows, words', [
+    (INSHOP_ROWS[:9], ['9 rows', 'says 10']),
+    (inshop_with(row2='img/WOMEN/Dresses/id_00000007/00_front.jpg id_00000007'), ['line 5', 'text text text']),
+    (inshop_with(row2='img/WOMEN/Dresses/id_00000007/00_front.jpg id_00000007 val'), ['evaluation_status val']),
+    (inshop_with(row2='img/WOMEN/Dresses/id_00000007/09_front.jpg id_00000007 train'), ['09_front.jpg', 'missing']),
+    (inshop_with(row2='../x.jpg id_00000007 train'), ['leads out']),
+    (inshop_with(row2=INSHOP_ROWS[3]), ['twice']),
+    (inshop_with(row2=INSHOP_ROWS[2].replace('train', 'gallery')), ['id_00000007', 'no class may be in both']),
+    (inshop_with(row2=INSHOP_ROWS[2].replace(' id_00000007', ' id_00000008')), ['3 training classes', 'INSHOP has 2']),
+    (inshop_with(row7=INSHOP_ROWS[7].replace('query', 'gallery')), ['2 queries', 'INSHOP has 3']),
+    (inshop_with(row7=INSHOP_ROWS[7].replace('query', 'gallery'), row9=INSHOP_ROWS[9].replace('gallery', 'query')),
+     ['no query image of id_00000004']),
+    ([row.replace('train', 'query') for row in INSHOP_ROWS], ['no images to train with']),
+])
+def test_inshop_refuses(tmp_path, rows, words):
+    refused('INSHOP', inshop_tree(tmp_path, rows), 'list_eval_partition.txt', *words)
+
+
+def test_inshop_names_a_missing_list(tmp_path):
+    refused('INSHOP', tmp_path, 'list_eval_partition.txt', 'In-shop Clothes Retrieval Benchmark', 'Eval')
+
+
 # miniCUB
 
 def test_minicub(tmp_path):
@@ -600,7 +676,9 @@ def reads_or_refuses(name, root):
 
 
 LISTS = [('CUB', cub_tree, name) for name in cub_lists()] + [('SOP', sop_tree, 'Ebay_train.txt'),
-                                                             ('SOP', sop_tree, 'Ebay_test.txt')]
+                                                             ('SOP', sop_tree, 'Ebay_test.txt'),
+                                                             ('INSHOP', inshop_tree, 'Eval/list_eval_partition.txt'),
+                                                             ('INSHOP', inshop_tree, 'Anno/list_bbox_inshop.txt')]
 number = st.one_of(st.integers(-3, 12), st.integers(), st.floats()).map(str)
 word = st.one_of(number, st.sampled_from(['..', '/', '../../x', 'images.txt', '002.Bird_2/Bird_0003.jpg', '.', 'a//b',
                                           'bicycle_final/2_2.JPG', 'C:\\x', 'nan', '1_0', '\u0661', '\0', '\ud7ff']),
