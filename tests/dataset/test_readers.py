@@ -5,6 +5,7 @@ and one test reads a CUB of full size.
 """
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -649,6 +650,104 @@ def test_table_with_boxes(tmp_path, heading, box):
     write(tmp_path, 'list.csv', ['path,split,label', *(row[:row.index(f',{box}')] for row in rows)])
     train, test = get_dataset('FOLDER', str(table))
     assert f'{table} has no columns x, y, w, h or x1, y1, x2, y2' in without_boxes(train)
+
+
+def coco_list(folder, name, *pictures, **parts):
+    """Writes a list of (file, category, what else its image and its annotation have)."""
+    images, annotations = [], []
+    for number, (file, category, image, annotation) in enumerate(pictures):
+        touch(folder, file)
+        images.append({'id': number, 'file_name': file, **image})
+        annotations.append({'id': number, 'image_id': number, 'category_id': category, **annotation})
+    content = {'info': {}, 'images': images, 'annotations': annotations,
+               'categories': [{'id': i, 'name': name} for i, name in enumerate(('fly', 'bee', 'ant', 'owl'))], **parts}
+    path = os.path.join(str(folder), name)
+    with open(path, 'w') as file:
+        json.dump(content, file)
+    return path
+
+
+def coco_images(*splits):
+    return [{'id': i, 'file_name': f'{i + 1}.jpg', 'split': split} for i, split in enumerate(splits)]
+
+
+def named(train, test):
+    return [[(os.path.basename(path), images.class_names[label]) for path, label in zip(images.paths, images.labels)]
+            for images in filter(None, (train, test, train.val))]
+
+
+def test_json_with_a_split(tmp_path):
+    box = {'bbox': [1, 2, 3.5, 4]}
+    pictures = [('a/1.jpg', 0, {'split': 'train'}, box), ('a/2.jpg', 3, {'split': 'Val'}, box),
+                ('a/3.jpg', 1, {'split': 'train'}, box), ('a/4.jpg', 2, {'split': 'test'}, box)]
+    train, test = get_dataset('FOLDER', coco_list(tmp_path, 'x.json', *pictures))
+    assert named(train, test) == [[('1.jpg', 'fly'), ('3.jpg', 'bee')], [('4.jpg', 'ant')], [('2.jpg', 'owl')]]
+    assert train.class_names == ['bee', 'fly'] and test.boxes.tolist() == [[1, 2, 3.5, 4]]
+    pictures[2] = ('a/3.jpg', 1, {'split': 'train'}, {})
+    train, test = get_dataset('FOLDER', coco_list(tmp_path, 'x.json', *pictures[:3]))
+    assert named(train, test)[1] == [('2.jpg', 'owl')]          # without a test, val is tested
+    assert f'{tmp_path}/a/3.jpg has not one bbox in {tmp_path}/x.json' in without_boxes(test)
+
+
+@pytest.mark.parametrize('train_list, val_list, whole', [
+    ('train.json', 'val.json', True), ('train2018.json', 'val2018.json', False), ('train_mini.json', 'val.json', False)])
+def test_json_in_two_files(tmp_path, train_list, val_list, whole):
+    own = coco_list(tmp_path, train_list, ('train/1.jpg', 0, {}, {}), ('train/2.jpg', 1, {}, {}))
+    coco_list(tmp_path, val_list, ('val/3.jpg', 2, {}, {}))
+    coco_list(tmp_path, val_list.replace('val', 'test'), ('test/4.jpg', 3, {}, {}), annotations=[])  # as iNaturalist's
+    expected = [[('1.jpg', 'fly'), ('2.jpg', 'bee')], [('3.jpg', 'ant')]]
+    assert named(*get_dataset('FOLDER', own)) == expected
+    if whole:
+        assert named(*get_dataset('FOLDER', str(tmp_path))) == expected
+    coco_list(tmp_path, val_list.replace('val', 'test'), ('test/4.jpg', 3, {}, {}))
+    assert named(*get_dataset('FOLDER', own)) == [expected[0], [('4.jpg', 'owl')], expected[1]]
+    coco_list(tmp_path, val_list, ('val/3.jpg', 1, {}, {}))
+    refused('FOLDER', own, 'train and val both hold the classes bee', '--allow-seen-classes')
+    assert get_dataset('FOLDER', own, allow_seen_classes=True)[0].val.class_names == ['bee']
+    coco_list(tmp_path, val_list, ('train/2.jpg', 3, {}, {}))
+    refused('FOLDER', own, 'train/2.jpg', 'is both in the list of train and in that of val')
+
+
+def test_json_of_another_kind_beside_class_folders_is_passed_over(tmp_path):
+    own_split(tmp_path, train='ab', val='c', test='d')
+    for name in ('train.json', 'val.json'):
+        write(tmp_path, name, ['{"images": 3}'])
+    assert named(*get_dataset('FOLDER', str(tmp_path)))[1] == [('1.jpg', 'd')]
+    refused('FOLDER', tmp_path / 'train.json', 'train.json', 'is no list of images')
+
+
+def test_categories_of_one_name_are_two_classes(tmp_path):
+    own = coco_list(tmp_path, 'x.json', ('1.jpg', 0, {'split': 'train'}, {}), ('2.jpg', 1, {'split': 'test'}, {}),
+                    categories=[{'id': 0, 'name': 'fly'}, {'id': 1, 'name': 'fly'}])
+    train, test = get_dataset('FOLDER', own)
+    assert (train.class_names, test.class_names) == (['fly (0)'], ['fly (1)'])
+
+
+@pytest.mark.parametrize('parts, words', [
+    ({'images': [3]}, ['number 0 of "images"']), ({'images': [{'id': []}]}, ['number 0 of "images"']),
+    ({'categories': [{'id': 1}, {'id': 1}]}, ['id 1 twice', 'categories']),
+    ({'annotations': [{'image_id': 9, 'category_id': 1}]}, ['annotation 0']),
+    ({'annotations': [{'image_id': {}, 'category_id': 1}]}, ['annotation 0']), ({'annotations': [0]}, ['annotation 0']),
+    ({'annotations': [{'image_id': 0, 'category_id': 0}, {'image_id': 0, 'category_id': 1}]}, ['fly and bee']),
+    ({'images': [{'id': 0, 'split': 'train'}, {'id': 1}]}, ['image 0 has no file_name']),
+    ({'images': [{'id': 0, 'file_name': '9.jpg'}, {'id': 1, 'file_name': '2.jpg'}]}, ['9.jpg, which is missing']),
+    ({'images': [{'id': 0, 'file_name': '../x'}, {'id': 1, 'file_name': '2.jpg'}]}, ['leads out']),
+    ({'images': coco_images('train', None)}, ['2.jpg', 'split None']),
+    ({'images': coco_images('train', 'x')}, ['2.jpg', "split 'x'"]),
+    ({'annotations': []}, ['no image with a split']), ({'images': {}}, ['no list of images']),
+    ({'images': coco_images(None, None)}, ['no image with a split', 'train.json needs']),
+    ({'images': coco_images('test', 'test')}, ['no annotated image for train'])
+])
+def test_json_refuses(tmp_path, parts, words):
+    own = coco_list(tmp_path, 'x.json', ('1.jpg', 0, {'split': 'train'}, {}), ('2.jpg', 1, {'split': 'test'}, {}),
+                    **parts)
+    refused('FOLDER', own, 'x.json', *words)
+
+
+@pytest.mark.parametrize('content', [b'', b'{', b'[' * 100000, b'\xff', b'null', b'{"images": []}'])
+def test_json_that_cannot_be_read(tmp_path, content):
+    (tmp_path / 'x.json').write_bytes(content)
+    refused('FOLDER', tmp_path / 'x.json', 'x.json')
 
 
 def test_pictures_of_any_suffix_and_depth(tmp_path):
