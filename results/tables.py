@@ -24,9 +24,11 @@ from results.algorithms import algorithm, algorithms, position
 from results.cards import card_table, structure_table
 from results.cards import markdown as _markdown
 from results.comparison import compare, group_letters, rule_in_words
+from results.crossval import crossval_table
 from results.experiments import EXPERIMENTS_FILE, expand, load_experiments
 from results.figures.style import MODEL_NAMES
 from results.readlog import LogError, read_logs
+from results.records import Experiment
 from results.statistics import Interval, interquartile_mean
 from results.tuning import Record, collapse_rate, load_record, record_path, tunability
 
@@ -136,6 +138,21 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown; columns of numbers are those whose head begins with Recall or Best."""
     rule = '|'.join('---:' if head.startswith(('Recall', 'Best')) else '---' for head in heads)
     return '\n'.join([f'| {" | ".join(heads)} |', f'|{rule}|', *(f'| {" | ".join(row)} |' for row in rows)])
+
+
+def crossvalidation(experiments: Sequence[Experiment]) -> Tuple[List[str], List[List[str]], str]:
+    """Heads, rows and note of the table of cross-validations."""
+    return crossval_table(experiments, _mean)
+
+
+def _crossval_markdown(results_dir: str, names: Sequence[str]) -> str:
+    folders = [folder for name in names
+               for folder in sorted(glob.glob(os.path.join(glob.escape(results_dir), 'logs', f'{name}-folds*')))]
+    try:
+        heads, rows, note = crossvalidation(read_logs(folders)[0] if folders else [])
+    except LogError:
+        rows = []
+    return f'{_table(heads, rows)}\n\n{note}' if rows else 'No cross-validation has been run yet.'
 
 
 def tuning_table(record: Record, title: str) -> str:
@@ -249,6 +266,7 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
         texts['structure'] = 'The logs in `results/logs/` are older than these numbers.'
     searched = [tuning_table(record, specs[record.experiment].title) for record in tuning_records(results_dir)
                 if record.experiment in specs]
+    texts['crossval'] = _crossval_markdown(results_dir, list(declared))
     return {**texts, 'tuning': '\n\n'.join(searched) or 'No experiment has been searched yet.',
             **methods_and_commands(glyphs, experiments_file)}
 

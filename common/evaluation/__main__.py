@@ -57,7 +57,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                              'gallery_labels, the images that are searched; .csv with a column label and one a '
                              'dimension; or .npy with embeddings, beside --labels')
     source.add_argument('--model', dest='models', type=expand_path, nargs='+', metavar='FILE',
-                        help="saved network, .params; of an ensemble its members', in order: embed the test set")
+                        help="saved network, .params; of an ensemble its members', in order: embed the test set. Of "
+                             'several networks, as those of all folds, the embeddings are joined, each scaled to '
+                             'unit length')
     parser.add_argument('--labels', type=expand_path, metavar='FILE',
                         help='labels of an .npy of embeddings: .npy, or text, one a line')
     parser.add_argument('--normalize', action='store_true', help='scale all embeddings to unit length first')

@@ -20,7 +20,8 @@ STYLE = {
     'lines.markersize': 3.6,
     'hatch.linewidth': 0.6, 'svg.hashsalt': 'dml-playground', 'svg.fonttype': 'path', 'path.simplify': True}
 MODEL_NAMES = {'inception-bn': 'Inception-BN', 'resnet50_v2': 'ResNet50', 'resnet18_v2': 'ResNet18'}
-DATASET_NAMES = {'CARS196': 'Cars196', 'CUB': 'CUB-200-2011', 'SOP': 'Stanford Online Products'}
+DATASET_NAMES = {'CARS196': 'Cars196', 'CUB': 'CUB-200-2011', 'SOP': 'Stanford Online Products',
+                 'INSHOP': 'In-Shop Clothes'}
 SELECTION_NAMES = {'best-on-test': 'best epoch on the test set (the paper\'s rule)', 'last': 'last epoch',
                    'best-on-val': 'epoch chosen on held-out classes'}
 GREY = '#767676'

@@ -690,7 +690,8 @@ def test_json_with_a_split(tmp_path):
 
 
 @pytest.mark.parametrize('train_list, val_list, whole', [
-    ('train.json', 'val.json', True), ('train2018.json', 'val2018.json', False), ('train_mini.json', 'val.json', False)])
+    ('train.json', 'val.json', True), ('train2018.json', 'val2018.json', False),
+    ('train_mini.json', 'val.json', False)])
 def test_json_in_two_files(tmp_path, train_list, val_list, whole):
     own = coco_list(tmp_path, train_list, ('train/1.jpg', 0, {}, {}), ('train/2.jpg', 1, {}, {}))
     coco_list(tmp_path, val_list, ('val/3.jpg', 2, {}, {}))
