@@ -561,6 +561,41 @@ def test_a_saved_model_needs_no_flags_of_training(trained, tmp_path):
         scored('--model', model, '--image-size', '18')
 
 
+def test_embeddings_of_several_networks_are_joined(trained, tmp_path):
+    """As A Metric Learning Reality Check does it with folds: each scaled to unit length, then side by side."""
+    import train_margin
+    folder, other = trained
+    own = ['--batch-k', '4', '--batches-per-epoch', '2', '--epochs', '1']
+    for fold in '1/2', '2/2':
+        train_margin.train_margin(train_margin.parse_args(flags(
+            str(folder / 'tree'), str(tmp_path), '--fold', fold, '--log-postfix', fold[0], *own)))
+    models = [str(tmp_path / 'models' / f'train_margin_miniCUB_convnet{n}-best.params') for n in '12']
+    for number, model in enumerate(models):
+        scored('--model', model, '--output', str(tmp_path / f'{number}'))
+    record, = scored('--model', *models, '--output', str(tmp_path / 'both'))
+    x = []
+    for number in '01':
+        with np.load(tmp_path / f'{number}.npz') as file:
+            x.append(file['embeddings'].astype(np.float64))
+            labels = file['labels']
+    assert not np.allclose(*x)
+    x = np.concatenate([one / np.linalg.norm(one, axis=1, keepdims=True) for one in x], axis=1)
+    with np.load(tmp_path / 'both.npz') as file:
+        np.testing.assert_allclose(file['embeddings'], x, atol=1e-5)
+    distances = ((x[:, None] - x) ** 2).sum(axis=2)
+    np.fill_diagonal(distances, np.inf)
+    assert record['metrics']['recall@1'] == pytest.approx(100 * np.mean(labels[distances.argmin(axis=1)] == labels))
+    assert record['dimensions'] == 16
+    with open(models[1].replace('.params', '.json')) as file:
+        saved = json.load(file)
+    for change, message in (({'flags': {**saved['flags'], 'resize': 20}}, '--resize 20, but the first model 18'),
+                            ({'script': 'train_angular'}, 'is of train_angular, but the first model is of')):
+        with open(models[1].replace('.params', '.json'), 'w') as file:
+            json.dump({**saved, **change}, file)
+        with pytest.raises(UsageError, match=message):
+            scored('--model', *models, '--output', str(tmp_path / 'both'))
+
+
 def small_inshop(tmp_path, monkeypatch):
     """Four classes to train with and four to test with, of 3 queries and 5 images in the gallery each."""
     monkeypatch.setattr(inshop, 'COUNTS', Counts(4, 4, 32, 32))
