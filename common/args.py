@@ -288,10 +288,10 @@ class TrainingParser(CommandParser):
     def add_batch_k(self, default: int, sop: Optional[int] = None) -> None:
         """Adds --batch-k; with a `default` of 0 it chooses between shuffled and class-balanced batches.
 
-        `sop` is the default on SOP, where a shuffled batch has hardly a positive pair.
+        `sop` is the default on SOP and INSHOP, where a shuffled batch has hardly a positive pair.
         """
-        self._batch_k = {'': default, 'SOP': default if sop is None else sop}
-        shown = str(default) if sop is None else f'{default}, the published setting; {sop} on SOP'
+        self._batch_k = {'': default, **({} if sop is None else {'SOP': sop, 'INSHOP': sop})}
+        shown = str(default) if sop is None else f'{default}, the published setting; {sop} on SOP and INSHOP'
         self.algorithm.add_argument(
             '--batch-k', type=positive_int if default else non_negative_int, metavar='K',
             help=f'images of each class in a {"" if default else "class-balanced "}batch'

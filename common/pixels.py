@@ -17,7 +17,7 @@ import numpy as np
 from common.args import fold, main, positive_int, seed_number
 from common.command import CommandParser
 from common.devices import get_contexts
-from common.evaluation import evaluate
+from common.evaluation import evaluate, recall_ks
 from common.files import expand_path
 from common.runlog import RunLog, git_revision, versions
 from common.stats import describe_metrics
@@ -66,7 +66,8 @@ def score_pixels(opt: argparse.Namespace) -> Dict[str, float]:
     with Loader(images, None, train=False, batch_size=100, image_size=opt.image_size, resize=opt.resize) as loader:
         batches = [(batch.images, batch.labels) for batch in loader]
     pixels = np.concatenate([part.reshape(len(part), -1) for part, _ in batches]).astype(np.float32) / 255
-    metrics = evaluate(pixels, np.concatenate([labels for _, labels in batches]), ctx=get_contexts('-2')[0], seed=0)
+    metrics = evaluate(pixels, np.concatenate([labels for _, labels in batches]), ks=recall_ks(opt.dataset),
+                       ctx=get_contexts('-2')[0], seed=0, queries=images.queries)
     print(f'pixels of {opt.dataset}: {describe_metrics(metrics)}')
     log = RunLog(opt.logfile, uuid.uuid4().hex)
     try:

@@ -10,7 +10,7 @@ from dataset.errors import DatasetError
 from dataset.imageset import ImageSet, fold_classes, split_classes
 from dataset.registry import dataset_names, get_dataset, register
 
-from dataset import cub, cars196, sop, folder, glyphs  # isort: skip  (each registers its reader)
+from dataset import cub, cars196, sop, inshop, folder, glyphs  # isort: skip  (each registers its reader)
 
 __all__ = ['DatasetError', 'ImageSet', 'dataset_names', 'fold_classes', 'get_dataset', 'register', 'split_classes',
-           'cub', 'cars196', 'sop', 'folder', 'glyphs']
+           'cub', 'cars196', 'sop', 'inshop', 'folder', 'glyphs']

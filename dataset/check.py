@@ -121,6 +121,8 @@ def check(name: str, data_path: Optional[str], resize: int = 256, num_workers: i
     train, test = get_dataset(name, data_path, resize=resize, allow_seen_classes=allow_seen_classes)
     say(_describe('training', train))
     say(_describe('test', test))
+    if test.queries is not None:
+        say(f'{"":<9} {test.queries.sum():7d} of them are queries, which search the other {(~test.queries).sum()}')
     if train.val is not None:
         say(_describe('validation', train.val))
     if data_path:

@@ -3,6 +3,7 @@
     python -m dataset.download CUB --data-path DIR
     python -m dataset.download SOP --data-path DIR --archive Stanford_Online_Products.zip      (a file you have already)
     python -m dataset.download CARS196 --data-path DIR --archive car_ims.tgz cars_annos.mat
+    python -m dataset.download INSHOP --data-path DIR --archive img.zip list_eval_partition.txt
 
 An interrupted call can be run again, and continues. All work happens in the hidden folder DIR/.download-NAME. Only a
 complete dataset is moved into DIR.
@@ -14,6 +15,7 @@ Where the files are (checksums are those of the published files):
 * CARS196: both of the original hosts (ai.stanford.edu/~jkrause, imagenet.stanford.edu) are dead since 2023. Left is the
   copy that the authors of SOP keep beside theirs, CARS196.zip. No checksum of it was ever published, so it is verified
   as any repacked archive is: by the counts and by the checksums of two images.
+* INSHOP: the authors give it on request, and there is no public link. The files are verified by the counts.
 """
 from __future__ import annotations
 
@@ -62,6 +64,8 @@ class Source:
         refused.
     repacked : bool
         Whether a user's archive may have another checksum if all the counts are right.
+    lists : tuple of str
+        Suffixes of files that a user may give beside the archive. They are copied as they are.
     max_bytes, max_files : int
         How much may come out of one archive.
     """
@@ -74,6 +78,7 @@ class Source:
     known: Dict[str, str] = field(default_factory=dict)
     spot_md5: Dict[str, str] = field(default_factory=dict)
     repacked: bool = False
+    lists: Tuple[str, ...] = ()
     max_bytes: int = 8 << 30
     max_files: int = 200000
 
@@ -97,7 +102,13 @@ SOURCES = {
         'The original hosts are dead since 2023: if you have car_ims.tgz and cars_annos.mat, or a repacked archive of '
         'them, name them with --archive.',
         known={'d5c8f0aa497503f355e17dc7886c3f14': 'car_ims.tgz', 'b407c6086d669747186bd1d764ff9dbc': 'cars_annos.mat'},
-        spot_md5={'000001.jpg': '2d44a28f071aeaac9c0802fddcde452e', '016185.jpg': 'bab296d5e4b2290d024920bf4dc23d07'}),
+        spot_md5={'000001.jpg': '2d44a28f071aeaac9c0802fddcde452e', '016185.jpg': 'bab296d5e4b2290d024920bf4dc23d07'},
+        lists=('.mat',)),
+    'INSHOP': Source(
+        'img.zip', None, 2000000000, [],
+        'Follow https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html to the folder of the In-shop '
+        'Clothes Retrieval Benchmark, get Img/img.zip, Eval/list_eval_partition.txt and, for --use-crops, '
+        'Anno/list_bbox_inshop.txt, and name them with --archive.', repacked=True, lists=('.txt',)),
 }
 
 
@@ -212,6 +223,8 @@ def fetch(source: Source, folder: str, tries: int = 5, wait: float = 1.0, timeou
     path = os.path.join(folder, source.file)
     if os.path.exists(path):
         return path
+    if not source.urls:
+        raise DatasetError(f'{source.file} has no public link. {source.hint}')
     part = f'{path}.part'
     problems = []
     for url in source.urls:
@@ -311,9 +324,11 @@ def _unpack_all(name: str, source: Source, files: Sequence[str], tree: str, veri
     try:
         for path in files:
             say(f'Unpacking {path} ...')
-            if name == 'CARS196' and path.endswith('.mat'):
+            if path.lower().endswith(source.lists):
                 own = os.path.basename(path)
-                target = os.path.join(tree, own if own.startswith('cars_') else 'cars_annos.mat')
+                if name == 'CARS196' and not own.startswith('cars_'):
+                    own = 'cars_annos.mat'
+                target = os.path.join(tree, own)
                 try:
                     shutil.copyfile(path, target)
                 except OSError as error:    # it names the source, also where the target has no room
@@ -438,7 +453,8 @@ def _run(argv: Optional[Sequence[str]]) -> None:
                         help='folder to put it into; made if missing')
     parser.add_argument('--archive', type=expand_path, nargs='+', default=[], metavar='FILE',
                         help='files you have already, in place of the download; for CARS196 car_ims.tgz and '
-                             'cars_annos.mat, or a repacked archive')
+                             'cars_annos.mat, or a repacked archive; for INSHOP img.zip and '
+                             'list_eval_partition.txt')
     parser.add_argument('--url', action='append', default=[], metavar='URL',
                         help='another place of the file, tried first; may be given several times')
     parser.add_argument('--keep-archive', action='store_true', help='keep the downloaded file, in DIR')

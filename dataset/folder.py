@@ -1,10 +1,13 @@
-"""Your own images: class folders, with or without a split, or a table (FOLDER, also called miniCUB).
+"""Your own images: class folders, with or without a split, or a list (FOLDER, also called miniCUB).
 
-Three layouts::
+These layouts::
 
     DIR/train/NAME/*.jpg  DIR/test/NAME/*.jpg  [DIR/val/NAME/*.jpg]     your own split
     DIR/NAME/*.jpg                          the first half of the classes, by name, trains; the second half tests
     DIR/any.csv                             the columns path, label and split (train, test or val), and those of a box
+    DIR/any.json                            as in COCO and iNaturalist, each image with a split; --data-path names it
+    DIR/train.json  DIR/test.json and/or DIR/val.json       the same without a split; --data-path may name train.json,
+                                            or train2018.json, to which val2018.json belongs
 """
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ import csv
 import math
 import os
 import re
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
+from dataset import coco
 from dataset.errors import DatasetError
 from dataset.imageset import ImageSet
 from dataset.image_files import list_folders, list_images, name_in
@@ -24,6 +28,8 @@ from dataset.registry import register
 
 _SPLITS = {'train': 'train', 'test': 'test', 'val': 'val', 'valid': 'val', 'validation': 'val'}
 _COLUMNS = ('path', 'label', 'split')
+#: By split: path, label and box.
+_Rows = Dict[str, List[Tuple[str, str, Optional[Tuple[float, ...]]]]]
 #: The columns of a box: the first two kinds give two corners, the others a corner and a size.
 _BOXES = (('x1', 'y1', 'x2', 'y2'), ('xmin', 'ymin', 'xmax', 'ymax'), ('x', 'y', 'w', 'h'),
           ('x', 'y', 'width', 'height'))
@@ -129,7 +135,7 @@ def _read_csv(file: str) -> Dict[str, ImageSet]:
                            'split.')
     box_columns = _box_columns(header)
     no_boxes = '' if box_columns else f'{file} has no columns x, y, w, h or x1, y1, x2, y2'
-    rows: Dict[str, List[Tuple[str, str, Optional[Tuple[float, ...]]]]] = {}
+    rows: _Rows = {}
     seen: Dict[str, int] = {}
     try:
         with open(file, encoding='utf-8-sig', newline='') as stream:
@@ -156,11 +162,16 @@ def _read_csv(file: str) -> Dict[str, ImageSet]:
                 rows.setdefault(_SPLITS[split.lower()], []).append((path, label, box))
     except (OSError, ValueError, csv.Error) as error:
         raise DatasetError(f'{file} cannot be read ({error}).') from None
+    return _as_sets(rows, no_boxes, f'{file} has no row whose split is')
+
+
+def _as_sets(rows: _Rows, no_boxes: str, lacks: str) -> Dict[str, ImageSet]:
+    """The sets of path, label and box by split; `no_boxes` says why there are no boxes, and is empty if there are."""
     if 'test' not in rows and 'val' in rows:
         rows['test'] = rows.pop('val')
     for split in ('train', 'test'):
         if split not in rows:
-            raise DatasetError(f'{file} has no row whose split is {split}.')
+            raise DatasetError(f'{lacks} {split}.')
     sets = {}
     for split, found in rows.items():
         paths, classes, boxes = zip(*found)
@@ -169,6 +180,49 @@ def _read_csv(file: str) -> Dict[str, ImageSet]:
         sets[split] = ImageSet(list(paths), np.array([label_of[label] for label in classes]), names, name='FOLDER',
                                boxes=None if no_boxes else np.array(boxes), no_boxes=no_boxes)
     return sets
+
+
+def _lists_beside(file: str) -> Dict[str, str]:
+    """The lists ``test`` and ``val`` that belong to ``train.json`` or, by the same name, to ``train2018.json``."""
+    folder, name = os.path.split(file)
+    found = {}
+    for split in ('val', 'test') if name.startswith('train') else ():
+        for other in (split + name[len('train'):], f'{split}.json'):
+            if os.path.isfile(os.path.join(folder, other)):
+                found.setdefault(split, os.path.join(folder, other))
+    return found
+
+
+def _read_json(file: str, content: Optional[Dict[str, Any]]) -> Dict[str, ImageSet]:
+    """The sets of a JSON list, whose content has been read: each image has a split, or other files are the test."""
+    form = 'is no list of images, annotations and categories, as those of COCO and iNaturalist'
+    if content is None:
+        raise DatasetError(f'{file} {form}.')
+    found = {'': coco.rows(content, file)}
+    if not any(row.split for row in found['']):
+        beside = _lists_beside(file)
+        if not beside:
+            raise DatasetError(f'{file} has no image with a split (train, test or val), and there is no list to test '
+                               'with: train.json needs test.json or val.json beside it.')
+        found = {'train': found['']}
+        for split, other in beside.items():
+            content = coco.load(other)
+            if content is None:
+                raise DatasetError(f'{other} {form}.')
+            found[split] = coco.rows(content, other)
+    rows: _Rows = {}
+    no_boxes = ''
+    seen: Dict[str, str] = {}
+    for split, images in found.items():
+        for path, label, own, box in images:
+            if not split and (own or '').lower() not in _SPLITS:
+                raise DatasetError(f'{file} gives {path} the split {own!r}, which is none of train, test and val.')
+            if seen.setdefault(path, split) != split:
+                raise DatasetError(f'{path} is both in the list of {seen[path]} and in that of {split}.')
+            no_boxes = no_boxes or ('' if box else f'{path} has not one bbox in {file}')
+            rows.setdefault(split or _SPLITS[own.lower()], []).append((path, label, box))
+    return _as_sets(rows, no_boxes, f'{file} has no annotated image for' if '' in found
+                    else f'there are no annotated images beside {file} for')
 
 
 def _tables(folder: str) -> List[str]:
@@ -196,7 +250,7 @@ def read_folder(data_path: str, allow_seen_classes: bool = False) -> Tuple[Image
     Parameters
     ----------
     data_path : str
-        The folder, or the ``.csv`` file.
+        The folder, or the ``.csv`` or ``.json`` file.
     allow_seen_classes : bool
         Whether classes of the training set may be in the test set, too.
 
@@ -207,13 +261,20 @@ def read_folder(data_path: str, allow_seen_classes: bool = False) -> Tuple[Image
     """
     if data_path.lower().endswith('.csv') and not os.path.isdir(data_path):
         sets: Optional[Dict[str, ImageSet]] = _read_csv(data_path)
+    elif data_path.lower().endswith('.json') and not os.path.isdir(data_path):
+        sets = _read_json(data_path, coco.load(data_path))
     else:
         list_folders(data_path)     # or an error
         tables = _tables(data_path)
         if len(tables) > 1:
             raise DatasetError(f'{data_path} holds {len(tables)} tables ({", ".join(map(os.path.basename, tables))}): '
                                'name one with --data-path.')
-        sets = _read_csv(tables[0]) if tables else _own_split(data_path)
+        train = os.path.join(data_path, 'train.json')
+        content = coco.load(train) if not tables and os.path.isfile(train) and _lists_beside(train) else None
+        if tables:
+            sets = _read_csv(tables[0])
+        else:       # a train.json of another kind says nothing of the folders beside it
+            sets = _own_split(data_path) if content is None else _read_json(train, content)
     if sets is None:
         return split_halves(read_folders(data_path, 'FOLDER'))
     if not allow_seen_classes:

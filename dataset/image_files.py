@@ -32,7 +32,27 @@ def find_root(data_path: str, marker: str, subfolder: str, dataset: str) -> str:
                        'name the folder of the unpacked dataset).')
 
 
-def read_rows(file: str, types: Sequence[type], header: bool = False) -> List[list]:
+def read_lines(file: str) -> List[str]:
+    """The lines of a text. Blank lines at the end are left out.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read, is not UTF-8, or is empty.
+    """
+    try:
+        with open(file, 'rb') as stream:
+            text = stream.read().decode('utf-8-sig')
+    except (OSError, ValueError) as error:
+        reason = 'is not UTF-8 text' if isinstance(error, UnicodeDecodeError) else f'cannot be read ({error})'
+        raise DatasetError(f'{file} {reason}.') from None
+    if not text.strip():
+        raise DatasetError(f'{file} is empty.')
+    # Not splitlines(): that also splits at characters that may stand in a file name.
+    return text.rstrip().replace('\r\n', '\n').split('\n')
+
+
+def read_rows(file: str, types: Sequence[type], header: int = 0) -> List[list]:
     """Read a list whose lines hold one blank-separated value for each of `types`; the last may hold blanks.
 
     Parameters
@@ -40,8 +60,8 @@ def read_rows(file: str, types: Sequence[type], header: bool = False) -> List[li
     file : str
     types : sequence of int, float or str
         What each column is converted with.
-    header : bool
-        Whether the first line is a heading, to be skipped.
+    header : int
+        How many lines at the start are a heading, to be skipped.
 
     Returns
     -------
@@ -52,18 +72,11 @@ def read_rows(file: str, types: Sequence[type], header: bool = False) -> List[li
     DatasetError
         If the file cannot be read, is not UTF-8, is empty, or a line does not have these columns.
     """
-    try:
-        with open(file, 'rb') as stream:
-            text = stream.read().decode('utf-8-sig')
-    except (OSError, ValueError) as error:
-        reason = 'is not UTF-8 text' if isinstance(error, UnicodeDecodeError) else f'cannot be read ({error})'
-        raise DatasetError(f'{file} {reason}.') from None
-    # Not splitlines(): that also splits at characters that may stand in a file name.
-    lines = text.rstrip().replace('\r\n', '\n').split('\n')[1 if header else 0:]
-    if not lines or lines == ['']:
+    lines = read_lines(file)[header:]
+    if not lines:
         raise DatasetError(f'{file} is empty.')
     columns: List[list] = [[] for _ in types]
-    for number, line in enumerate(lines, 2 if header else 1):
+    for number, line in enumerate(lines, header + 1):
         try:
             values = [kind(value) for kind, value in zip(types, line.rstrip().split(None, len(types) - 1))]
         except ValueError:

@@ -32,6 +32,9 @@ class ImageSet:
         Of a training set: the validation set that the dataset itself brings.
     no_boxes : str
         Why there are no boxes, where a file could have brought them.
+    queries : bool array, shape (N,), optional
+        Of a test set: True for the queries, False for the gallery, which they search. None: each image searches all
+        others.
 
     Raises
     ------
@@ -47,6 +50,7 @@ class ImageSet:
     mirror: bool = True
     val: Optional[ImageSet] = None
     no_boxes: str = ''
+    queries: Optional[np.ndarray] = None
 
     def __post_init__(self) -> None:
         self.paths = list(self.paths)
@@ -64,6 +68,11 @@ class ImageSet:
             if self.boxes.shape != (len(self.paths), 4):
                 raise DatasetError(f'{self._title} needs one box of 4 numbers for each of its {len(self.paths)} '
                                    f'images, not an array of shape {self.boxes.shape}.')
+        if self.queries is not None:
+            self.queries = np.asarray(self.queries)
+            if self.queries.shape != (len(self.paths),) or self.queries.dtype != np.bool_:
+                raise DatasetError(f'{self._title} needs True or False for each of its {len(self.paths)} images, to '
+                                   'tell queries from the gallery.')
 
     @property
     def _title(self) -> str:
@@ -106,7 +115,8 @@ class ImageSet:
         return ImageSet(paths=[self.paths[i] for i in keep], labels=labels[keep],
                         class_names=[self.class_names[i] for i in ids],
                         boxes=None if self.boxes is None else self.boxes[keep], name=self.name, mirror=self.mirror,
-                        no_boxes=self.no_boxes)
+                        no_boxes=self.no_boxes,
+                        queries=None if self.queries is None else self.queries[keep])
 
 
 def split_classes(train: ImageSet, fraction: float, seed: int = 0) -> Tuple[ImageSet, ImageSet]:

@@ -24,7 +24,7 @@ COUNTS = Counts(train_classes=11318, test_classes=11316, train_images=59551, tes
 def _read_list(root: str, file: str) -> Tuple[ImageSet, np.ndarray]:
     """One of the two lists, and the class ids it uses (contiguous or not, they become labels in numeric order)."""
     path = os.path.join(root, name_in(root, file) or file)
-    _, classes, _, names = read_rows(path, (int, int, int, str), header=True)
+    _, classes, _, names = read_rows(path, (int, int, int, str), header=1)
     try:
         ids, labels = np.unique(np.array(classes, dtype=np.int64), return_inverse=True)
     except OverflowError:

@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 import numpy as np
 
 from results.algorithms import algorithm, position
-from results.records import TUNED, Experiment, Run
+from results.records import TUNED, Experiment, Run, as_folds
 from results.statistics import Interval, interval, metric_order
 
 # Flags that say where a run happens and where its output goes, not what is computed.
@@ -173,8 +173,11 @@ def untuned(comparison: str) -> str:
 
 def boards(experiments: Sequence[Experiment]) -> List[Board]:
     """One board for each comparison, dataset and backbone that trained something."""
-    # Trials of a search and raw pixels of held-out classes say nothing of the test set.
-    trained = [e for e in experiments if e.algorithm not in REFERENCE_KEYS and not e.flags.get('validate_only')]
+    # Trials of a search and raw pixels of held-out classes say nothing of the test set. Folds that were put together
+    # are in a table of their own (results.crossval).
+    of_folds = {one for e in experiments for one in (e.id, *as_folds(e)) if as_folds(e)}
+    trained = [e for e in experiments if e.algorithm not in REFERENCE_KEYS and not e.flags.get('validate_only')
+               and e.id not in of_folds]
     pixels = [e for e in experiments if e.algorithm == 'raw-pixels' and not e.flags.get('fold')]
     found: Dict[Tuple[str, str, str], Board] = {}
     for name in dict.fromkeys(e.comparison for e in trained):
@@ -192,11 +195,12 @@ def boards(experiments: Sequence[Experiment]) -> List[Board]:
 
 
 def _one_each(groups: List[Group]) -> Tuple[Dict[str, Group], List[str]]:
-    """Most seeds first, then the embedding size of the paper, then the youngest: never the best result."""
+    """All training classes, most seeds, the embedding size of the paper, the youngest: never the best result."""
     chosen, notes = {}, []
     for key in dict.fromkeys(g.algorithm for g in groups):
         own = [g for g in groups if g.algorithm == key]
-        chosen[key] = max(own, key=lambda g: (len(g.runs), g.settings.get('embed_dim') == 64, g.time))
+        chosen[key] = max(own, key=lambda g: (not g.settings.get('fold'), len(g.runs),
+                                              g.settings.get('embed_dim') == 64, g.time))
         if len(own) > 1:
             notes.append(f'{algorithm(key).name}: {len(own)} settings in the logs; figures with one value for each '
                          f'algorithm show {chosen[key].label}')

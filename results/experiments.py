@@ -259,7 +259,7 @@ def with_values(flags: Dict[str, Optional[str]], values: Mapping[str, Any]) -> D
 
 def expand(spec: Spec, results_dir: str = 'results', runs: Optional[int] = None, only: Optional[Sequence[str]] = None,
            data_path: Optional[str] = None, script_dir: str = '',
-           tuned: Optional[Mapping[str, Mapping[str, Any]]] = None) -> List[Job]:
+           tuned: Optional[Mapping[str, Mapping[str, Any]]] = None, folds: Optional[int] = None) -> List[Job]:
     """All runs of an experiment, one seed of everything before the next.
 
     Parameters
@@ -270,6 +270,9 @@ def expand(spec: Spec, results_dir: str = 'results', runs: Optional[int] = None,
         Algorithm -> the values that a search found, by flag. The runs then belong to ``EXPERIMENT-tuned``. They win
         over the experiment's flags; if the search was of another experiment (`tuned` of the file), not over those that
         an algorithm has of its own. The values of `sweep` win over all.
+    folds : int, optional
+        How many parts of the training classes are held out, each in a run of its own. The runs then belong to
+        ``EXPERIMENT-foldsN``, and see fewer images, by the share of the classes that is left.
 
     Raises
     ------
@@ -277,12 +280,14 @@ def expand(spec: Spec, results_dir: str = 'results', runs: Optional[int] = None,
         If `only` names something that the experiment does not have.
     """
     chosen = chosen_rows(spec, only)
-    name = spec.name + (TUNED if tuned is not None else '')
+    name = spec.name + (TUNED if tuned is not None else '') + (f'-folds{folds}' if folds else '')
+    parts = [f'{number}/{folds}' for number in range(1, folds + 1)] if folds else [None]
+    share = 1 - Fraction(1, folds) if folds else Fraction(1)
     settings: List[Dict[str, Optional[str]]] = [{}]
     for flag, values in spec.sweep.items():
         settings = [{**s, flag: v} for s in settings for v in values]
     count = runs or spec.runs
-    if count * len(settings) * len(chosen) > MAX_JOBS:
+    if count * len(settings) * len(chosen) * len(parts) > MAX_JOBS:
         raise ExperimentsError(f'{spec.name} would be more than {MAX_JOBS:,} runs')
     jobs = []
     for seed in range(spec.seed, spec.seed + count):
@@ -294,8 +299,11 @@ def expand(spec: Spec, results_dir: str = 'results', runs: Optional[int] = None,
                 if spec.tuned:              # the search was of another experiment: what this one says is meant
                     values = {flag: value for flag, value in values.items() if flag not in spec.algorithms[key]}
                 flags = {**with_values(own, values), **setting}
-                flags.update(batches(spec, key, {**own, **setting}, flags))
-                jobs.append(Job(name, key, variant, seed, flags, results_dir, data_path, script_dir))
+                flags.update(batches(spec, key, {**own, **setting}, flags, share))
+                for part in parts:
+                    held_out = [] if part is None else [f'fold{part.replace("/", "of")}']
+                    jobs.append(Job(name, key, '_'.join(filter(None, [variant, *held_out])), seed,
+                                    {**flags, **({'fold': part} if part else {})}, results_dir, data_path, script_dir))
     return jobs
 
 

@@ -13,7 +13,8 @@ SELECTIONS = ('best-on-test', 'last', 'best-on-val')
 MAX_COUNT = 10 ** 7         # of epochs and runs
 TUNED = '-tuned'            # what `results.reproduce --settings tuned` adds to the name of an experiment
 #: What `config` says beside the flags.
-SETUP = ('sampler', 'batch_images', 'batches_per_epoch', 'members', 'parameters')
+SETUP = ('sampler', 'batch_images', 'batches_per_epoch', 'members', 'parameters',
+         'folds')
 
 
 @dataclass
@@ -150,6 +151,12 @@ def integer(value: Any) -> Optional[int]:
 
 def as_text(value: Any) -> str:
     return value if isinstance(value, str) else ''
+
+
+def as_folds(experiment: Experiment) -> List[str]:
+    """The ids of the runs that a result of `results.crossval` is made of; empty for all others."""
+    found = experiment.setup.get('folds')
+    return [str(one) for one in found] if isinstance(found, list) else []
 
 
 def as_dict(value: Any) -> Dict[str, Any]:

@@ -42,6 +42,7 @@ from results.tables import (
     NMI_NOTE,
     across,
     check_pages,
+    crossvalidation,
     number,
     tuning_records,
     update_pages,
@@ -191,7 +192,8 @@ def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictur
         If no experiment trained anything.
     """
     found = boards(experiments)
-    if not found:
+    folds = crossvalidation(experiments)
+    if not found and not folds[1]:
         raise LogError('the logs hold no trained run')
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
@@ -203,7 +205,7 @@ def page(experiments: Sequence[Experiment], problems: Sequence[str] = (), pictur
     all_of_them = together(found)
     profiles = styled(lambda: render(draw_profiles(all_of_them), 'svg')) if all_of_them.algorithms else b''
     return environment.get_template('report.html.j2').render(
-        across=across(all_of_them) if all_of_them.algorithms else None,
+        across=across(all_of_them) if all_of_them.algorithms else None, folds=folds,
         profiles=(CAPTIONS['profiles'], 'image/svg+xml', base64.b64encode(profiles).decode()),
         boards=[_board(board) for board in found], searches=[_search(record) for record in records],
         experiments=[_experiment(e) for e in experiments],

@@ -5,11 +5,15 @@
     python -m results.reproduce cub-inception --runs 10 --data-path DIR --gpus 0,1,2,3
     python -m results.reproduce glyphs --only margin,proxy --dry-run
     python -m results.reproduce glyphs --settings tuned     (what python -m results.tune glyphs found)
+    python -m results.reproduce cub-inception --folds 4 --data-path DIR
 
 Every run (one algorithm, one setting, one seed) is a process of its own with a log of its own. After an interruption,
 call the command again: finished runs are skipped, and broken ones go on from their checkpoint. If the experiment has
 other settings now, the old log is put aside. A run that fails does not stop the others; its last lines are shown
 at the end.
+
+With --folds N, each run becomes N: each trains with another part of the training classes held out, which chooses its
+epoch. Then the N networks are put together (see results.crossval). The logs go to EXPERIMENT-foldsN.
 
 On a cluster whose machines share the folder, with the engines of requirements-cluster.txt, one worker for each GPU:
 
@@ -41,6 +45,7 @@ from tqdm import tqdm
 
 from common.command import CommandParser, run_command
 from common.files import expand_path
+from results.crossval import FoldsError, fold_sets, join
 from results.experiments import (
     EXPERIMENTS_FILE,
     ExperimentsError,
@@ -418,6 +423,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument('--settings', choices=['published', 'tuned'], default='published',
                       help='tuned: with the best flags that results.tune found; the logs go to EXPERIMENT-tuned '
                            '(published)')
+    made.add_argument('--folds', type=_folds, metavar='N',
+                      help='cross-validation: N runs in place of each, with other training classes held out, and their '
+                           'embeddings joined; the logs go to EXPERIMENT-foldsN')
     made.add_argument('--runs', type=positive, metavar='N', help='seeds of each (what the file says)')
     made.add_argument('--only', metavar='A,B', help='only these algorithms, by the names in the file or of the scripts')
     made.add_argument('--data-path', type=expand_path, metavar='DIR',
@@ -438,6 +446,12 @@ def positive(text: str) -> int:
     """The `type` of a flag that counts."""
     if not text.isdigit() or not 0 < int(text) <= 10_000:
         raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1 to 10000')
+    return int(text)
+
+
+def _folds(text: str) -> int:
+    if not text.isdigit() or not 2 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 2 to 1000')
     return int(text)
 
 
@@ -483,7 +497,8 @@ def _run(opt: argparse.Namespace, script_dir: str) -> int:
         if opt.settings == 'tuned':
             tuned = best_settings(record_path(opt.results_dir, specs[name].tuned or name),
                                   chosen_rows(specs[name], only))
-        jobs += expand(specs[name], opt.results_dir, opt.runs, only, data_path, script_dir, tuned)
+        jobs += expand(specs[name], opt.results_dir, opt.runs, only, data_path, script_dir, tuned,
+                       opt.folds)
     waiting = [job for job in jobs if not finished(job)]
     if opt.dry_run:
         return _dry_run(jobs, waiting, gpus)
@@ -497,7 +512,19 @@ def _run(opt: argparse.Namespace, script_dir: str) -> int:
     except KeyboardInterrupt as interruption:
         interruption.args = ('interrupted; the same command goes on from here',)
         raise
-    return _close(opt, outcomes)
+    joined, problems = _join_folds(jobs, gpus) if opt.folds else ([], [])
+    return _close(opt, outcomes, joined, problems)
+
+
+def _join_folds(jobs: Sequence[Job], gpus: Sequence[str]) -> Tuple[List[str], List[str]]:
+    """Puts the folds together; gives a line of each result, and one of each problem."""
+    lines, problems = [], []
+    for own in fold_sets(jobs):
+        try:
+            lines += filter(None, [join(own, gpus[0] if gpus else None)])
+        except FoldsError as error:
+            problems.append(str(error))
+    return lines, problems
 
 
 def _dry_run(jobs: Sequence[Job], waiting: Sequence[Job], gpus: Sequence[str]) -> int:
@@ -510,18 +537,23 @@ def _dry_run(jobs: Sequence[Job], waiting: Sequence[Job], gpus: Sequence[str]) -
     return 0
 
 
-def _close(opt: argparse.Namespace, outcomes: Sequence[Outcome]) -> int:
+def _close(opt: argparse.Namespace, outcomes: Sequence[Outcome], joined: Sequence[str],
+           problems: Sequence[str]) -> int:
     failed = [o for o in outcomes if o.status == 'failed']
     for outcome in failed:
         print(f'\nfailed: {outcome.job.name}')
         for line in outcome.last_lines:
             print(f'    {line}')
         print('  repeat it with: ' + shlex.join(outcome.job.command(resume=os.path.exists(outcome.job.checkpoint))))
-    suffix = TUNED if opt.settings == 'tuned' else ''
+    for line in joined:
+        print(line)
+    for line in problems:
+        print(f'results.reproduce: {line}', file=sys.stderr)
+    suffix = (TUNED if opt.settings == 'tuned' else '') + (f'-folds{opt.folds}' if opt.folds else '')
     folders = ' '.join(shlex.quote(os.path.join(opt.results_dir, 'logs', name + suffix)) for name in opt.experiments)
-    print(f'\n{len(outcomes) - len(failed)} runs done, {len(failed)} failed; see them with:\n'
-          f'  python -m results.plots {folders}\n  python -m results.report {folders}')
-    return 1 if failed else 0
+    print(f'\n{len(outcomes) - len(failed)} runs done, {len(failed)} failed; see them with:'
+          + ('' if opt.folds else f'\n  python -m results.plots {folders}') + f'\n  python -m results.report {folders}')
+    return 1 if failed or problems else 0
 
 
 if __name__ == '__main__':

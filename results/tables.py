@@ -27,12 +27,13 @@ from results.algorithms import algorithm, algorithms, position
 from results.cards import card_table, structure_table
 from results.cards import markdown as _markdown
 from results.comparison import compare, group_letters, rule_in_words
+from results.crossval import crossval_table
 from results.experiments import EXPERIMENTS_FILE, expand, load_experiments
 from results.figures.style import MODEL_NAMES, board_title
 from results.figures.sweep import SIZES, sweeps
 from results.orders import orders_table
 from results.readlog import LogError, read_logs
-from results.records import TUNED
+from results.records import TUNED, Experiment
 from results.statistics import Interval, interquartile_mean
 from results.tuning import Record, collapse_rate, load_record, record_path, tunability
 
@@ -142,6 +143,21 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown; columns of numbers are those whose head begins with Recall or Best."""
     rule = '|'.join('---:' if head.startswith(('Recall', 'Best')) else '---' for head in heads)
     return '\n'.join([f'| {" | ".join(heads)} |', f'|{rule}|', *(f'| {" | ".join(row)} |' for row in rows)])
+
+
+def crossvalidation(experiments: Sequence[Experiment]) -> Tuple[List[str], List[List[str]], str]:
+    """Heads, rows and note of the table of cross-validations."""
+    return crossval_table(experiments, _mean)
+
+
+def _crossval_markdown(results_dir: str, names: Sequence[str]) -> str:
+    folders = [folder for name in names
+               for folder in sorted(glob.glob(os.path.join(glob.escape(results_dir), 'logs', f'{name}-folds*')))]
+    try:
+        heads, rows, note = crossvalidation(read_logs(folders)[0] if folders else [])
+    except LogError:
+        rows = []
+    return f'{_table(heads, rows)}\n\n{note}' if rows else 'No cross-validation has been run yet.'
 
 
 def tuning_table(record: Record, title: str) -> str:
@@ -279,6 +295,7 @@ def all_tables(results_dir: str = 'results', experiments_file: str = EXPERIMENTS
              for name, own in made.items()}
     if any(found) and not any(structures):
         texts['structure'] = 'The logs in `results/logs/` are older than these numbers.'
+    texts['crossval'] = _crossval_markdown(results_dir, list(declared))
     records = {record.experiment: record for record in tuning_records(results_dir) if record.experiment in specs}
     searched = [tuning_table(record, specs[name].title) for name, record in records.items()]
     published, tuned = ({key: group for board in places.get(name, []) for key, group in board.chosen.items()

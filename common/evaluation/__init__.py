@@ -7,10 +7,10 @@
 command line does.
 """
 from common.evaluation.clustering import kmeans, nmi
-from common.evaluation.embedding import embed
+from common.evaluation.embedding import embed, noting_indices
 from common.evaluation.metrics import DEFAULT_KS, evaluate, recall_ks
 from common.evaluation.pictures import draw_neighbours, retrieval_picture
 from common.evaluation.retrieval import EvaluationError, recall_at_k
 
-__all__ = ['DEFAULT_KS', 'EvaluationError', 'draw_neighbours', 'embed', 'evaluate', 'kmeans', 'nmi', 'recall_at_k',
-           'recall_ks', 'retrieval_picture']
+__all__ = ['DEFAULT_KS', 'EvaluationError', 'draw_neighbours', 'embed', 'evaluate', 'kmeans', 'nmi', 'noting_indices',
+           'recall_at_k', 'recall_ks', 'retrieval_picture']

@@ -57,7 +57,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                              'gallery_labels, the images that are searched; .csv with a column label and one a '
                              'dimension; or .npy with embeddings, beside --labels')
     source.add_argument('--model', dest='models', type=expand_path, nargs='+', metavar='FILE',
-                        help="saved network, .params; of an ensemble its members', in order: embed the test set")
+                        help="saved network, .params; of an ensemble its members', in order: embed the test set. Of "
+                             'several networks, as those of all folds, the embeddings are joined, each scaled to '
+                             'unit length')
     parser.add_argument('--labels', type=expand_path, metavar='FILE',
                         help='labels of an .npy of embeddings: .npy, or text, one a line')
     parser.add_argument('--normalize', action='store_true', help='scale all embeddings to unit length first')
@@ -76,7 +78,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         "PREFIX-map.png; default: the model's name without .params")
     parser.add_argument('--json', type=expand_path, metavar='FILE', help='also write the metrics as JSON')
     parser.add_argument('--ks', type=_ks, metavar='K,K,...',
-                        help='k of recall@k; default: 1,2,4,8,16,32, and 1,10,100,1000 for --dataset SOP')
+                        help='k of recall@k; default: those of --dataset: 1,10,100,1000 for SOP, '
+                        '1,10,20,30,40,50 for INSHOP, else 1,2,4,8,16,32')
     parser.add_argument('--no-nmi', action='store_true', help='leave out k-means and NMI')
     parser.add_argument('--seed', type=seed_number, default=123, help="seed of k-means, of the pictures' choice of "
                         "images, and the script's (default: %(default)s)")
@@ -158,14 +161,16 @@ def _embed_and_score(opt: argparse.Namespace) -> List[Dict]:
     prefix = opt.output or re.sub(r'\.params$', '', opt.models[0])
     arrays = {'embeddings': first[1], 'paths': np.array(images.paths)}
     if labelled:
-        arrays.update(labels=labels, classes=np.array(images.class_names))
+        arrays['labels'] = labels
     arrays.update((f'embeddings_{name}', x) for name, x in others)
-    write_npz(f'{prefix}.npz', arrays)
+    arrays = _queries_and_gallery(arrays, images.queries)
+    write_npz(f'{prefix}.npz', {**arrays, 'classes': np.array(images.class_names)} if labelled else arrays)
     written, records = [f'{prefix}.npz'], []
     if labelled and len(images.paths) > 1:
         for name, x in outputs.items():
             title = opt.models[0] if len(outputs) == 1 else f'{opt.models[0]}, {name}'
-            records.append(_score(opt, title, {'embeddings': x, 'labels': labels}, ks))
+            records.append(_score(opt, title, _queries_and_gallery({'embeddings': x, 'labels': labels},
+                                                                    images.queries), ks))
     pictured = 0 if opt.image_list else len(images.paths)
     if pictured > 1:
         retrieval_picture(images, first[1], labels, f'{prefix}-neighbours.png', seed=opt.seed)
@@ -175,6 +180,14 @@ def _embed_and_score(opt: argparse.Namespace) -> List[Dict]:
         written.append(f'{prefix}-map.png')
     print(f'written: {", ".join(written)}')
     return records
+
+
+def _queries_and_gallery(arrays: Dict[str, np.ndarray], queries: Optional[np.ndarray]) -> Dict[str, np.ndarray]:
+    """The rows of the queries, and under ``gallery_NAME`` those of the gallery; all as it is without a gallery."""
+    if queries is None:
+        return arrays
+    return {**{name: x[queries] for name, x in arrays.items()},
+            **{f'gallery_{name}': x[~queries] for name, x in arrays.items()}}
 
 
 def _unit(x: Optional[np.ndarray], what: str) -> Optional[np.ndarray]:

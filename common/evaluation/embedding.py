@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import collections
-from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import mxnet as mx
 import numpy as np
@@ -10,6 +10,13 @@ import numpy as np
 from common.evaluation.retrieval import EvaluationError
 
 LATE = 2                # batches whose embeddings may be under way on the device
+
+
+def noting_indices(loader: Iterable, seen: List[np.ndarray]) -> Iterator[Any]:
+    """The batches of a loader; `seen` gets the indices of the images of each, which leave out unreadable images."""
+    for batch in loader:
+        seen.append(batch.indices)
+        yield batch
 
 
 def embed(net: Callable, loader: Iterable, ctx: Union[mx.Context, Sequence[mx.Context]],

@@ -11,17 +11,19 @@ from common.evaluation.retrieval import retrieval_metrics
 from common.evaluation.structure import structure_metrics
 
 DEFAULT_KS = (1, 2, 4, 8, 16, 32)
-SOP_KS = (1, 10, 100, 1000)
+#: Datasets with other k than these.
+OWN_KS = {'SOP': (1, 10, 100, 1000), 'INSHOP': (1, 10, 20, 30, 40, 50)}
 
 
 def recall_ks(dataset: str) -> Sequence[int]:
     """The k of recall@k that are usual for a dataset, by its name."""
-    return SOP_KS if dataset == 'SOP' else DEFAULT_KS
+    return OWN_KS.get(dataset, DEFAULT_KS)
 
 
 def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.ndarray] = None,
              gallery_labels: Optional[np.ndarray] = None, ks: Sequence[int] = DEFAULT_KS, with_nmi: bool = True,
-             ctx: Optional[mx.Context] = None, seed: int = 0, by_class: bool = False) -> Dict[str, Any]:
+             ctx: Optional[mx.Context] = None, seed: int = 0, by_class: bool = False,
+             queries: Optional[np.ndarray] = None) -> Dict[str, Any]:
     """All metrics of an embedding.
 
     Parameters
@@ -34,6 +36,7 @@ def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.nd
     ctx : device; a CPU (the default) is served by NumPy.
     seed : of the k-means, and of the sample of pairs.
     by_class : whether to add what recall@1 is made of, class by class.
+    queries : (N,) bool array, as in `ImageSet`: the queries among the rows; the others are the gallery. None: all.
 
     Returns
     -------
@@ -45,6 +48,9 @@ def evaluate(embeddings: np.ndarray, labels: np.ndarray, gallery: Optional[np.nd
     ------
     EvaluationError : NaN or infinite embeddings, labels of another length, an empty gallery, one image only.
     """
+    if queries is not None:
+        gallery, gallery_labels = embeddings[~queries], labels[~queries]
+        embeddings, labels = embeddings[queries], labels[queries]
     metrics = retrieval_metrics(embeddings, labels, gallery, gallery_labels, ks=ks, ctx=ctx, by_class=by_class)
     if with_nmi:
         clusters, _, _ = kmeans(embeddings, len(np.unique(labels)), ctx=ctx, seed=seed)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from typing import Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -15,10 +15,15 @@ RIGHT, WRONG, PLAIN = (0, 158, 60), (213, 40, 30), (90, 90, 90)
 MAP_POINTS = 2000
 
 
-def nearest_neighbours(embeddings: np.ndarray, query: int, count: int) -> np.ndarray:
-    """Indices of the `count` images nearest to image `query`, itself excepted; equally near ones by index."""
-    squared = square_norms(np.subtract(embeddings, embeddings[query], dtype=np.float64))
-    order = np.argsort(squared, kind='stable')
+def nearest_neighbours(embeddings: np.ndarray, query: int, count: int,
+                       gallery: Optional[np.ndarray] = None) -> np.ndarray:
+    """Indices of the `count` images nearest to image `query`, itself excepted; equally near ones by index.
+
+    `gallery`: the indices that are searched, ascending; None: all.
+    """
+    searched = np.arange(len(embeddings)) if gallery is None else gallery
+    squared = square_norms(np.subtract(embeddings[searched], embeddings[query], dtype=np.float64))
+    order = searched[np.argsort(squared, kind='stable')]
     return order[order != query][:count]
 
 
@@ -35,7 +40,7 @@ def _thumbnail(path: str) -> Image.Image:
 
 
 def draw_neighbours(paths: Sequence[str], embeddings: np.ndarray, labels: np.ndarray, queries: int = 8,
-                    neighbours: int = 8, seed: int = 0) -> Image.Image:
+                    neighbours: int = 8, seed: int = 0, is_query: Optional[np.ndarray] = None) -> Image.Image:
     """Draws queries, one a row, with their nearest neighbours: those of the query's class framed green, others red.
 
     Parameters
@@ -45,6 +50,7 @@ def draw_neighbours(paths: Sequence[str], embeddings: np.ndarray, labels: np.nda
     labels : (N,) int array.
     queries, neighbours : rows and columns; fewer where there are not as many images.
     seed : of the choice of queries, of different classes as far as there are enough.
+    is_query : (N,) bool array: these are the queries, and the others the gallery; None: all are both.
 
     Raises
     ------
@@ -56,17 +62,19 @@ def draw_neighbours(paths: Sequence[str], embeddings: np.ndarray, labels: np.nda
         raise EvaluationError(f'there are {len(embeddings)} embeddings, but {len(paths)} images')
     if len(embeddings) < 2:
         raise EvaluationError('there is one image only: nothing to retrieve')
-    shuffled = np.random.RandomState(seed).permutation(len(labels))
+    gallery = None if is_query is None else np.flatnonzero(~is_query)
+    searching = np.arange(len(labels)) if is_query is None else np.flatnonzero(is_query)
+    shuffled = searching[np.random.RandomState(seed).permutation(len(searching))]
     _, first = np.unique(labels[shuffled], return_index=True)
     first.sort()                                # one image of every class, classes in random order; then the others
-    chosen = shuffled[np.concatenate([first, np.setdiff1d(np.arange(len(labels)), first)])][:queries]
-    neighbours = min(neighbours, len(labels) - 1)
+    chosen = shuffled[np.concatenate([first, np.setdiff1d(np.arange(len(shuffled)), first)])][:queries]
+    neighbours = min(neighbours, len(labels) - 1 if gallery is None else len(gallery))
     step = SIDE + 2 * FRAME + GAP
     canvas = Image.new('RGB', ((neighbours + 1) * step + 3 * GAP, len(chosen) * step + GAP), 'white')
     draw = ImageDraw.Draw(canvas)
     for row, query in enumerate(chosen):
         top = GAP + row * step
-        for column, index in enumerate([query, *nearest_neighbours(embeddings, query, neighbours)]):
+        for column, index in enumerate([query, *nearest_neighbours(embeddings, query, neighbours, gallery)]):
             left = GAP + column * step + (2 * GAP if column else 0)
             colour = PLAIN if not column else RIGHT if labels[index] == labels[query] else WRONG
             draw.rectangle([left, top, left + SIDE + 2 * FRAME - 1, top + SIDE + 2 * FRAME - 1], fill=colour)
@@ -74,7 +82,7 @@ def draw_neighbours(paths: Sequence[str], embeddings: np.ndarray, labels: np.nda
     return canvas
 
 
-def retrieval_picture(imageset, embeddings: np.ndarray, labels: np.ndarray, path: str, **options: int) -> None:
+def retrieval_picture(imageset, embeddings: np.ndarray, labels: np.ndarray, path: str, **options: Any) -> None:
     """Writes the picture of `draw_neighbours`, of the images in ``imageset.paths``.
 
     Parameters
@@ -87,7 +95,7 @@ def retrieval_picture(imageset, embeddings: np.ndarray, labels: np.ndarray, path
     EvaluationError : see `draw_neighbours`.
     OSError : the picture cannot be written.
     """
-    canvas = draw_neighbours(imageset.paths, embeddings, labels, **options)
+    canvas = draw_neighbours(imageset.paths, embeddings, labels, is_query=getattr(imageset, 'queries', None), **options)
     with atomic_write(path) as file:
         canvas.save(file, Image.registered_extensions().get(os.path.splitext(path)[1].lower(), 'PNG'))
 

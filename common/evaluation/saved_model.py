@@ -9,15 +9,16 @@ import collections
 import copy
 import json
 import os
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from common.devices import get_contexts
 from common.errors import UsageError
-from common.evaluation.embedding import embed
+from common.evaluation.embedding import embed, noting_indices
 from common.evaluation.retrieval import EvaluationError
 from common.seeds import seed_everything
+from common.trained import description
 from common.training import Data, Ensemble, load_data
 from common.training.learner import Learner
 from dataset import ImageSet
@@ -111,6 +112,19 @@ def listed_images(file: str) -> ImageSet:
     return ImageSet(paths, np.zeros(len(paths), np.int64), [''], name=file)
 
 
+def _require_same_flags(saved: Optional[Dict[str, Any]], path: str) -> None:
+    """Networks whose embeddings are joined are of one script, and see images that are prepared in the same way."""
+    other = description(path)
+    if saved is None or other is None:
+        return
+    if other['script'] != saved['script']:
+        raise UsageError(f'--model {path} is of {other["script"]}, but the first model is of {saved["script"]}')
+    for name, value in saved['flags'].items():
+        if name not in MAY_CHANGE and other['flags'].get(name, value) != value:
+            raise UsageError(f'--model {path} has --{name.replace("_", "-")} {other["flags"][name]!r}, but the first '
+                             f'model {value!r}')
+
+
 def _training_classes(saved: Optional[Dict[str, Any]], opt: argparse.Namespace) -> ImageSet:
     """A stand-in for the training images: the script sizes its loss by them, and nothing is drawn from them."""
     count = (saved or {}).get('data', {}).get('train_classes') or load_data(opt).train.num_classes
@@ -125,7 +139,8 @@ def embed_images(paths: Sequence[str], module: Any, opt: argparse.Namespace, sav
     Parameters
     ----------
     paths : sequence of str
-        Its ``.params``; of an ensemble its members', in order.
+        Its ``.params``; of an ensemble its members', in order. Of several networks (or whole ensembles) of one script
+        the embeddings are joined, each scaled to unit length.
     module, opt, saved
         The script, its flags, and the description that training wrote, or None.
     images : ImageSet
@@ -143,29 +158,26 @@ def embed_images(paths: Sequence[str], module: Any, opt: argparse.Namespace, sav
     stand_in = _training_classes(saved, opt)
     built = module.build(opt, Data(stand_in, stand_in), ctx)
     ensemble = built if isinstance(built, Ensemble) else Ensemble(1, lambda m: built)
-    if len(paths) > ensemble.size:
+    if len(paths) > ensemble.size and len(paths) % ensemble.size:
         raise UsageError(f'--model: {len(paths)} files, but {opt.script} has {ensemble.size} networks')
+    for path in paths[1:]:
+        _require_same_flags(saved, path)
     members = []
     with Loader(images, None, train=False, image_size=opt.image_size, resize=opt.resize, batch_size=opt.batch_size,
                 use_crops=opt.use_crops, num_workers=opt.num_workers, cache=opt.cache,
                 skip_bad_images=opt.skip_bad_images,
                 on_bad=lambda path, reason: print(f'left out: {path}: {reason}')) as loader:
         for number, path in enumerate(paths):
-            learner = Learner(ensemble.member(number), opt, ctx)
+            learner = Learner(ensemble.member(number % ensemble.size), opt, ctx)
             load_parameters(learner.net, path, ctx)
             seen: List[np.ndarray] = []
-            outputs, labels = embed(learner.embed, _noting_indices(loader, seen), ctx)
+            outputs, labels = embed(learner.embed, noting_indices(loader, seen), ctx)
             members.append(outputs if isinstance(outputs, dict) else collections.OrderedDict(embeddings=outputs))
     outputs = members[0]
-    if built is ensemble:
+    if built is ensemble or len(paths) > 1:
         outputs = collections.OrderedDict(
             embeddings=concatenate_members([next(iter(member.values())) for member in members]))
-    found = copy.copy(images)
-    found.paths, found.labels = [images.paths[i] for i in np.concatenate(seen)], labels
+    found, rows = copy.copy(images), np.concatenate(seen)
+    found.paths, found.labels = [images.paths[i] for i in rows], labels
+    found.queries = None if images.queries is None else images.queries[rows]
     return found, outputs, labels
-
-
-def _noting_indices(loader: Loader, seen: List[np.ndarray]) -> Iterator[Any]:
-    for batch in loader:
-        seen.append(batch.indices)
-        yield batch

@@ -28,6 +28,9 @@ class Data:
         found: Dict[str, Any] = {'train_images': len(self.train), 'train_classes': self.train.num_classes,
                                  'test_images': len(self.test), 'test_classes': self.test.num_classes}
         digest = hashlib.sha256()
+        if self.test.queries is not None:
+            found['test_queries'] = int(self.test.queries.sum())
+            digest.update(self.test.queries.tobytes())
         for images in (self.train, self.test):
             for path, label in zip(images.paths, images.labels):
                 digest.update(os.fsencode(f'{os.sep.join(path.split(os.sep)[-2:])}\0{label}\n'))

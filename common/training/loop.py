@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
-from common.evaluation import draw_neighbours, embed, evaluate, recall_ks
+from common.evaluation import draw_neighbours, embed, evaluate, noting_indices, recall_ks
 from common.training.experiment import Experiment
 from common.training.learner import Learner
 from common.training.recorder import without_classes
@@ -94,14 +94,18 @@ def evaluate_network(session: Session, learner: Learner, network: SingleNetwork,
         return
     opt, scores, shown, start = network.opt, {}, None, time.perf_counter()
     for name, loader in session.evaluated.items():
-        embeddings, labels = embed(learner.embed, session.interrupts.between(loader), session.ctx)
+        seen: List[np.ndarray] = []
+        embeddings, labels = embed(learner.embed, noting_indices(session.interrupts.between(loader), seen), session.ctx)
+        queries = (session.data.test if name == 'test' else session.data.val).queries
+        queries = None if queries is None else queries[np.concatenate(seen)]
         outputs = embeddings if isinstance(embeddings, dict) else {'': embeddings}
         if epoch:
             outputs = network.combine(name, outputs)
-        shown = shown or (loader, next(iter(outputs.values())), labels)
+        shown = shown or (loader, next(iter(outputs.values())), labels, queries)
         first, *others = [
             (output, evaluate(x, labels, ks=recall_ks(opt.dataset), with_nmi=not opt.no_nmi, ctx=session.ctx[0],
-                              seed=opt.seed, by_class=name == 'test')) for output, x in outputs.items()]
+                              seed=opt.seed, by_class=name == 'test', queries=queries))
+            for output, x in outputs.items()]
         if name != 'test':
             scores[name] = dict(first[1])
             continue
@@ -114,8 +118,8 @@ def evaluate_network(session: Session, learner: Learner, network: SingleNetwork,
                            {**record, 'evaluation_seconds': seconds, **without_classes(scores)}, network.number)
     network.keep(learner, scores, epoch)
     if session.recorder.wants_picture(epoch):
-        loader, embeddings, labels = shown
-        picture = draw_neighbours(loader.readable_paths, embeddings, labels, seed=opt.seed)
+        loader, embeddings, labels, queries = shown
+        picture = draw_neighbours(loader.readable_paths, embeddings, labels, seed=opt.seed, is_query=queries)
         session.recorder.tracker.picture(network.run, epoch, np.asarray(picture))
 
 

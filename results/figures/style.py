@@ -24,7 +24,8 @@ STYLE = {
     'hatch.linewidth': 0.6, 'svg.hashsalt': 'dml-playground', 'svg.fonttype': 'none', 'path.simplify': True}
 MODEL_NAMES = {'inception-bn': 'Inception-BN', 'resnet50_v2': 'ResNet50', 'resnet18_v2': 'ResNet18',
                'efficientnet-lite0': 'EfficientNet-Lite0'}
-DATASET_NAMES = {'CARS196': 'Cars196', 'CUB': 'CUB-200-2011', 'SOP': 'Stanford Online Products'}
+DATASET_NAMES = {'CARS196': 'Cars196', 'CUB': 'CUB-200-2011', 'SOP': 'Stanford Online Products',
+                 'INSHOP': 'In-Shop Clothes'}
 SELECTION_NAMES = {'best-on-test': 'best epoch on the test set (the paper\'s rule)', 'last': 'last epoch',
                    'best-on-val': 'epoch chosen on held-out classes'}
 # The images of these experiments are in folders, whose dataset has no name.

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.readers [--annotations DIR] [--keep DIR]
 
-builds trees of the full size and structure of CUB (11,788 images), CARS196 (16,185 images and a ``cars_annos.mat``)
-and SOP (120,053 images in 12 categories) and reads each in a process of its own. All images are hard links to a few
-tiny JPEGs. DIR may hold ``cub/`` with the official lists (images.txt, image_class_labels.txt, bounding_boxes.txt) and
-``cars/cars_16185_joined.csv`` (split, fname, class, x1, y1, x2, y2, name); what is not there is made up, with the
-published counts.
+builds trees of the full size and structure of CUB (11,788 images), CARS196 (16,185 images and a ``cars_annos.mat``),
+SOP (120,053 images in 12 categories) and INSHOP (52,712 images in 7,982 folders) and reads each in a process of its
+own. All images are hard links to a few tiny JPEGs. DIR may hold ``cub/`` with the official lists (images.txt,
+image_class_labels.txt, bounding_boxes.txt) and ``cars/cars_16185_joined.csv`` (split, fname, class, x1, y1, x2, y2,
+name); what is not there is made up, with the published counts.
 """
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ import numpy as np
 
 #: (classes, images) of train and test: DESIGN, section 6.
 PUBLISHED = {'CUB': ((100, 5864), (100, 5924)), 'CARS196': ((98, 8054), (98, 8131)),
-             'SOP': ((11318, 59551), (11316, 60502))}
+             'SOP': ((11318, 59551), (11316, 60502)), 'INSHOP': ((3997, 25882), (3985, 26830))}
+QUERIES = 14218             # of INSHOP's test images
 SOP_CATEGORIES = ('bicycle', 'cabinet', 'chair', 'coffee_maker', 'fan', 'kettle', 'lamp', 'mug', 'sofa', 'stapler',
                   'table', 'toaster')
 
@@ -122,6 +123,34 @@ def build_sop(root: str, annotations: Optional[str], pictures: Pictures) -> str:
     return 'made-up lists'
 
 
+def build_inshop(root: str, annotations: Optional[str], pictures: Pictures) -> str:
+    (train_classes, train_images), (test_classes, _) = PUBLISHED['INSHOP']
+    rows, boxes, tested = [], [], 0
+    for i, label in enumerate(published_classes('INSHOP')):
+        folder = 'img/%s/Dresses/id_%08d' % (('WOMEN', 'MEN')[label % 2], label)
+        os.makedirs(os.path.join(root, 'Img', folder), exist_ok=True)
+        pictures.add(os.path.join(root, 'Img', folder, '%02d_1_front.jpg' % i))
+        rows.append(['%s/%02d_1_front.jpg' % (folder, i), 'id_%08d' % label, 'train'])
+        boxes.append('%s 3 1 1 2 7 8\n' % rows[-1][0])
+    # each class of the test gets a query and a gallery image, and then queries until there are enough
+    seen = {}
+    for row in rows[train_images:]:
+        seen[row[1]] = seen.get(row[1], 0) + 1
+        row[2] = 'query' if seen[row[1]] == 1 else 'gallery'
+    for row in rows[train_images:]:
+        if seen[row[1]] > 2 and row[2] == 'gallery' and tested < QUERIES - test_classes:
+            row[2], seen[row[1]], tested = 'query', seen[row[1]] - 1, tested + 1
+    for folder, name, heading, lines in (
+            ('Eval', 'list_eval_partition.txt', 'image_name item_id evaluation_status',
+             ['%-70s %s %s\n' % tuple(row) for row in rows]),
+            ('Anno', 'list_bbox_inshop.txt', 'image_name clothes_type pose_type x_1 y_1 x_2 y_2', boxes)):
+        os.makedirs(os.path.join(root, folder))
+        with open(os.path.join(root, folder, name), 'w') as stream:
+            stream.write('%d\n%s\n' % (len(rows), heading))
+            stream.writelines(lines)
+    return 'made-up lists'
+
+
 def read(name: str, root: str) -> None:
     """In a process of its own: read twice, print the result as JSON."""
     from dataset import get_dataset
@@ -150,7 +179,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         pictures = Pictures(folder)
         print('| dataset | classes train / test | images train / test | first reading (s) | second (s) '
               '| peak memory (MB; with imports alone) | from |\n|---|---|---|---|---|---|---|')
-        for name, build in (('CUB', build_cub), ('CARS196', build_cars), ('SOP', build_sop)):
+        for name, build in (('CUB', build_cub), ('CARS196', build_cars), ('SOP', build_sop),
+                            ('INSHOP', build_inshop)):
             root = os.path.join(folder, name)
             source = build(root, options.annotations, pictures)
             result = json.loads(subprocess.check_output(

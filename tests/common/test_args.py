@@ -87,7 +87,7 @@ def test_none_turns_outputs_off():
 
 
 @pytest.mark.parametrize('dataset, given, expected',
-                         [('GLYPHS', [], 0), ('SOP', [], 4), ('SOP', ['--batch-k', '0'], 0)])
+                         [('GLYPHS', [], 0), ('SOP', [], 4), ('INSHOP', [], 4), ('SOP', ['--batch-k', '0'], 0)])
 def test_batch_k_depends_on_the_dataset(dataset, given, expected):
     parser = TrainingParser('train_x', 'x', '', batch_size=8, epochs=1)
     parser.add_batch_k(0, sop=4)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from common.errors import UsageError
-from dataset import DatasetError, cars196, cub, download, get_dataset, sop, unpack
+from dataset import DatasetError, cars196, cub, download, get_dataset, inshop, sop, unpack
 from dataset.imageset import Counts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -728,6 +728,23 @@ def test_sop_repacked_without_its_folder_and_in_lower_case(monkeypatch, tmp_path
     mine.write_bytes(make_zip(files))
     with pytest.raises(DatasetError, match=r'mine.zip is not the complete SOP: ebay_test.txt lists mug_final/3_1.JPG'):
         get('SOP', tmp_path / 'other', download.SOURCES['SOP'], archives=[str(mine)])
+
+
+def test_inshop_from_its_archive_and_lists(monkeypatch, tmp_path):
+    monkeypatch.setattr(inshop, 'COUNTS', Counts(1, 1, 1, 2))
+    monkeypatch.setattr(inshop, 'QUERIES', 1)
+    names = [f'img/MEN/Shirts/id_{n:08d}/{n}{i}.jpg' for n, i in ((1, 0), (2, 0), (2, 1))]
+    rows = [f'{name} {name.split("/")[3]} {status}' for name, status in zip(names, ('train', 'query', 'gallery'))]
+    archive, table = tmp_path / 'img.zip', tmp_path / 'list_eval_partition.txt'
+    archive.write_bytes(make_zip({name: jpeg(number) for number, name in enumerate(names)}))
+    table.write_text('\n'.join(['3', 'image_name item_id evaluation_status', *rows]) + '\n')
+    source = download.SOURCES['INSHOP']
+    with pytest.raises(DatasetError, match='img.zip is not the complete INSHOP: .* holds list_eval_partition.txt'):
+        get('INSHOP', tmp_path / 'x', source, archives=[str(archive)])
+    assert get('INSHOP', tmp_path / 'x', source, archives=[str(archive), str(table)])[0] == (1, 2)
+    assert get_dataset('INSHOP', str(tmp_path / 'x'))[1].queries.tolist() == [True, False]
+    with pytest.raises(DatasetError, match='img.zip has no public link. Follow https.* with --archive'):
+        get('INSHOP', tmp_path / 'y', source)
 
 
 def test_a_repacked_archive_where_the_counts_may_tell(tmp_path):

@@ -29,6 +29,7 @@ def test_length_classes_and_types():
     {'labels': np.zeros(3, dtype=int)}, {'labels': np.zeros((18, 1), dtype=int)}, {'labels': np.zeros(18)},
     {'labels': np.zeros(18, dtype=int)}, {'labels': np.arange(18) % 7}, {'labels': np.arange(18) % 6 - 1},
     {'boxes': np.zeros((17, 4))}, {'boxes': np.zeros((18, 3))}, {'class_names': ['only one']},
+    {'queries': np.zeros(17, bool)}, {'queries': np.zeros(18)},
 ])
 def test_parts_that_do_not_fit_are_refused(changes):
     with pytest.raises(DatasetError, match='^Toy needs .*[.]$'):
@@ -36,13 +37,14 @@ def test_parts_that_do_not_fit_are_refused(changes):
 
 
 def test_select_classes_relabels_and_keeps_everything_together():
-    images = image_set()
+    images = image_set(queries=np.arange(18) % 2 == 0)
     chosen = images.select_classes([4, 1])
     assert chosen.class_names == ['class 4', 'class 1']
     assert (chosen.name, chosen.mirror) == ('Toy', False)
-    expected = [(path, {4: 0, 1: 1}[label], box.tolist())
-                for path, label, box in zip(images.paths, images.labels, images.boxes) if label in (4, 1)]
-    assert list(zip(chosen.paths, chosen.labels.tolist(), chosen.boxes.tolist())) == expected
+    expected = [(path, {4: 0, 1: 1}[label], box.tolist(), query)
+                for path, label, box, query in zip(images.paths, images.labels, images.boxes, images.queries)
+                if label in (4, 1)]
+    assert list(zip(chosen.paths, chosen.labels.tolist(), chosen.boxes.tolist(), chosen.queries)) == expected
 
 
 def test_select_classes_without_boxes():
@@ -128,7 +130,7 @@ def test_published_counts_are_compared():
 
 
 def test_registry_has_the_datasets_of_the_design():
-    assert set(dataset_names()) >= {'CUB', 'CARS196', 'SOP', 'miniCUB', 'GLYPHS'}
+    assert set(dataset_names()) >= {'CUB', 'CARS196', 'SOP', 'INSHOP', 'miniCUB', 'GLYPHS'}
 
 
 def test_unknown_dataset_names_the_choices():
@@ -136,7 +138,7 @@ def test_unknown_dataset_names_the_choices():
         get_dataset('CUBE', None)
 
 
-@pytest.mark.parametrize('name', ['CUB', 'CARS196', 'SOP', 'miniCUB'])
+@pytest.mark.parametrize('name', ['CUB', 'CARS196', 'SOP', 'INSHOP', 'miniCUB'])
 @pytest.mark.parametrize('path', [None, ''])
 def test_data_path_is_needed(name, path):
     with pytest.raises(UsageError, match='--data-path'):

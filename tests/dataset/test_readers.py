@@ -5,6 +5,7 @@ and one test reads a CUB of full size.
 """
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from common.errors import UsageError
-from dataset import DatasetError, ImageSet, cars196, cub, get_dataset, sop
+from dataset import DatasetError, ImageSet, cars196, cub, get_dataset, inshop, sop
 from dataset.imageset import Counts
 
 SMALL = Counts(train_classes=2, test_classes=3, train_images=4, test_images=6)  # two images a class
@@ -25,8 +26,9 @@ garbage = settings(max_examples=150, deadline=None,
 
 @pytest.fixture(autouse=True)
 def small_counts(monkeypatch):
-    for module in (cub, cars196, sop):
+    for module in (cub, cars196, sop, inshop):
         monkeypatch.setattr(module, 'COUNTS', SMALL)
+    monkeypatch.setattr(inshop, 'QUERIES', 3)
 
 
 def touch(*parts):
@@ -444,6 +446,81 @@ def test_sop_in_lower_case(tmp_path):
     assert (len(train), len(test)) == (4, 6) and all(os.path.isfile(path) for path in train.paths)
 
 
+# INSHOP
+
+INSHOP_ROWS = [f'img/WOMEN/Dresses/id_{item:08d}/0{i}_front.jpg   id_{item:08d}  {status}'
+               for item, statuses in ((1, ['train'] * 2), (7, ['train'] * 2), (3, ['query', 'gallery']),
+                                      (4, ['gallery', 'query']), (5, ['query', 'gallery']))
+               for i, status in enumerate(statuses)]
+
+
+def inshop_tree(root, rows=INSHOP_ROWS, count=10, places=('Eval', 'Img', 'Anno'), boxes='2 1 10 20 40 60'):
+    evaluation, pictures, annotations = places
+    for row in INSHOP_ROWS:
+        touch(root, pictures, row.split()[0])
+    for folder, name, heading, lines in (
+            (evaluation, 'list_eval_partition.txt', 'image_name item_id evaluation_status', rows),
+            (annotations, 'list_bbox_inshop.txt', 'image_name clothes_type pose_type x_1 y_1 x_2 y_2',
+             [f'{row.split()[0]}  {boxes}' for row in reversed(INSHOP_ROWS)])):
+        os.makedirs(os.path.join(str(root), folder), exist_ok=True)
+        write(os.path.join(str(root), folder), name, [str(count), heading, *lines])
+    return root
+
+
+@pytest.mark.parametrize('folder', ['', 'In-shop Clothes Retrieval Benchmark'])
+@pytest.mark.parametrize('places', [('Eval', 'Img', 'Anno'), ('', '', ''), ('eval', '', 'anno'), ('Anno', 'Img', '')])
+def test_inshop(tmp_path, folder, places):
+    root = inshop_tree(tmp_path / folder, places=places)
+    train, test = get_dataset('INSHOP', str(tmp_path))
+    assert (train.class_names, train.labels.tolist()) == (['id_00000001', 'id_00000007'], [0, 0, 1, 1])
+    assert (test.class_names, test.labels.tolist()) == (['id_00000003', 'id_00000004', 'id_00000005'],
+                                                        [0, 0, 1, 1, 2, 2])
+    assert train.queries is None and test.queries.tolist() == [True, False, False, True, True, False]
+    assert test.paths[3] == os.path.join(str(root), places[1], 'img/WOMEN/Dresses/id_00000004/01_front.jpg')
+    assert all(os.path.isfile(path) for path in train.paths + test.paths)
+    assert test.boxes.tolist() == [[10, 20, 30, 40]] * 6
+
+
+def test_inshop_without_boxes_or_with_bad_ones_reads_but_says_why(tmp_path):
+    inshop_tree(tmp_path, boxes='2 1 10 20 10 60')
+    file = tmp_path / 'Anno' / 'list_bbox_inshop.txt'
+    train, test = get_dataset('INSHOP', str(tmp_path))
+    assert train.boxes is test.boxes is None
+    assert 'a box of img/WOMEN/Dresses/id_00000001/00_front.jpg whose second corner' in without_boxes(train)
+    lines = file.read_text().split('\n')
+    file.write_text('\n'.join(['9', *lines[1:3], *lines[4:]]))
+    assert f'INSHOP has no bounding boxes ({file} does not list' in without_boxes(get_dataset('INSHOP',
+                                                                                              str(tmp_path))[0])
+    file.unlink()
+    assert 'there is no' in without_boxes(get_dataset('INSHOP', str(tmp_path))[1])
+
+
+def inshop_with(**changes):
+    return [changes.get(f'row{number}', row) for number, row in enumerate(INSHOP_ROWS)]
+
+
+@pytest.mark.parametrize('rows, words', [
+    (INSHOP_ROWS[:9], ['9 rows', 'says 10']),
+    (inshop_with(row2='img/WOMEN/Dresses/id_00000007/00_front.jpg id_00000007'), ['line 5', 'text text text']),
+    (inshop_with(row2='img/WOMEN/Dresses/id_00000007/00_front.jpg id_00000007 val'), ['evaluation_status val']),
+    (inshop_with(row2='img/WOMEN/Dresses/id_00000007/09_front.jpg id_00000007 train'), ['09_front.jpg', 'missing']),
+    (inshop_with(row2='../x.jpg id_00000007 train'), ['leads out']),
+    (inshop_with(row2=INSHOP_ROWS[3]), ['twice']),
+    (inshop_with(row2=INSHOP_ROWS[2].replace('train', 'gallery')), ['id_00000007', 'no class may be in both']),
+    (inshop_with(row2=INSHOP_ROWS[2].replace(' id_00000007', ' id_00000008')), ['3 training classes', 'INSHOP has 2']),
+    (inshop_with(row7=INSHOP_ROWS[7].replace('query', 'gallery')), ['2 queries', 'INSHOP has 3']),
+    (inshop_with(row7=INSHOP_ROWS[7].replace('query', 'gallery'), row9=INSHOP_ROWS[9].replace('gallery', 'query')),
+     ['no query image of id_00000004']),
+    ([row.replace('train', 'query') for row in INSHOP_ROWS], ['no images to train with']),
+])
+def test_inshop_refuses(tmp_path, rows, words):
+    refused('INSHOP', inshop_tree(tmp_path, rows), 'list_eval_partition.txt', *words)
+
+
+def test_inshop_names_a_missing_list(tmp_path):
+    refused('INSHOP', tmp_path, 'list_eval_partition.txt', 'In-shop Clothes Retrieval Benchmark', 'Eval')
+
+
 # miniCUB
 
 def test_minicub(tmp_path):
@@ -575,6 +652,105 @@ def test_table_with_boxes(tmp_path, heading, box):
     assert f'{table} has no columns x, y, w, h or x1, y1, x2, y2' in without_boxes(train)
 
 
+def coco_list(folder, name, *pictures, **parts):
+    """Writes a list of (file, category, what else its image and its annotation have)."""
+    images, annotations = [], []
+    for number, (file, category, image, annotation) in enumerate(pictures):
+        touch(folder, file)
+        images.append({'id': number, 'file_name': file, **image})
+        annotations.append({'id': number, 'image_id': number, 'category_id': category, **annotation})
+    content = {'info': {}, 'images': images, 'annotations': annotations,
+               'categories': [{'id': i, 'name': name} for i, name in enumerate(('fly', 'bee', 'ant', 'owl'))], **parts}
+    path = os.path.join(str(folder), name)
+    with open(path, 'w') as file:
+        json.dump(content, file)
+    return path
+
+
+def coco_images(*splits):
+    return [{'id': i, 'file_name': f'{i + 1}.jpg', 'split': split} for i, split in enumerate(splits)]
+
+
+def named(train, test):
+    return [[(os.path.basename(path), images.class_names[label]) for path, label in zip(images.paths, images.labels)]
+            for images in filter(None, (train, test, train.val))]
+
+
+def test_json_with_a_split(tmp_path):
+    box = {'bbox': [1, 2, 3.5, 4]}
+    pictures = [('a/1.jpg', 0, {'split': 'train'}, box), ('a/2.jpg', 3, {'split': 'Val'}, box),
+                ('a/3.jpg', 1, {'split': 'train'}, box), ('a/4.jpg', 2, {'split': 'test'}, box)]
+    train, test = get_dataset('FOLDER', coco_list(tmp_path, 'x.json', *pictures))
+    assert named(train, test) == [[('1.jpg', 'fly'), ('3.jpg', 'bee')], [('4.jpg', 'ant')], [('2.jpg', 'owl')]]
+    assert train.class_names == ['bee', 'fly'] and test.boxes.tolist() == [[1, 2, 3.5, 4]]
+    pictures[2] = ('a/3.jpg', 1, {'split': 'train'}, {})
+    train, test = get_dataset('FOLDER', coco_list(tmp_path, 'x.json', *pictures[:3]))
+    assert named(train, test)[1] == [('2.jpg', 'owl')]          # without a test, val is tested
+    assert f'{tmp_path}/a/3.jpg has not one bbox in {tmp_path}/x.json' in without_boxes(test)
+
+
+@pytest.mark.parametrize('train_list, val_list, whole', [
+    ('train.json', 'val.json', True), ('train2018.json', 'val2018.json', False),
+    ('train_mini.json', 'val.json', False)])
+def test_json_in_two_files(tmp_path, train_list, val_list, whole):
+    own = coco_list(tmp_path, train_list, ('train/1.jpg', 0, {}, {}), ('train/2.jpg', 1, {}, {}))
+    coco_list(tmp_path, val_list, ('val/3.jpg', 2, {}, {}))
+    coco_list(tmp_path, val_list.replace('val', 'test'), ('test/4.jpg', 3, {}, {}), annotations=[])  # as iNaturalist's
+    expected = [[('1.jpg', 'fly'), ('2.jpg', 'bee')], [('3.jpg', 'ant')]]
+    assert named(*get_dataset('FOLDER', own)) == expected
+    if whole:
+        assert named(*get_dataset('FOLDER', str(tmp_path))) == expected
+    coco_list(tmp_path, val_list.replace('val', 'test'), ('test/4.jpg', 3, {}, {}))
+    assert named(*get_dataset('FOLDER', own)) == [expected[0], [('4.jpg', 'owl')], expected[1]]
+    coco_list(tmp_path, val_list, ('val/3.jpg', 1, {}, {}))
+    refused('FOLDER', own, 'train and val both hold the classes bee', '--allow-seen-classes')
+    assert get_dataset('FOLDER', own, allow_seen_classes=True)[0].val.class_names == ['bee']
+    coco_list(tmp_path, val_list, ('train/2.jpg', 3, {}, {}))
+    refused('FOLDER', own, 'train/2.jpg', 'is both in the list of train and in that of val')
+
+
+def test_json_of_another_kind_beside_class_folders_is_passed_over(tmp_path):
+    own_split(tmp_path, train='ab', val='c', test='d')
+    for name in ('train.json', 'val.json'):
+        write(tmp_path, name, ['{"images": 3}'])
+    assert named(*get_dataset('FOLDER', str(tmp_path)))[1] == [('1.jpg', 'd')]
+    refused('FOLDER', tmp_path / 'train.json', 'train.json', 'is no list of images')
+
+
+def test_categories_of_one_name_are_two_classes(tmp_path):
+    own = coco_list(tmp_path, 'x.json', ('1.jpg', 0, {'split': 'train'}, {}), ('2.jpg', 1, {'split': 'test'}, {}),
+                    categories=[{'id': 0, 'name': 'fly'}, {'id': 1, 'name': 'fly'}])
+    train, test = get_dataset('FOLDER', own)
+    assert (train.class_names, test.class_names) == (['fly (0)'], ['fly (1)'])
+
+
+@pytest.mark.parametrize('parts, words', [
+    ({'images': [3]}, ['number 0 of "images"']), ({'images': [{'id': []}]}, ['number 0 of "images"']),
+    ({'categories': [{'id': 1}, {'id': 1}]}, ['id 1 twice', 'categories']),
+    ({'annotations': [{'image_id': 9, 'category_id': 1}]}, ['annotation 0']),
+    ({'annotations': [{'image_id': {}, 'category_id': 1}]}, ['annotation 0']), ({'annotations': [0]}, ['annotation 0']),
+    ({'annotations': [{'image_id': 0, 'category_id': 0}, {'image_id': 0, 'category_id': 1}]}, ['fly and bee']),
+    ({'images': [{'id': 0, 'split': 'train'}, {'id': 1}]}, ['image 0 has no file_name']),
+    ({'images': [{'id': 0, 'file_name': '9.jpg'}, {'id': 1, 'file_name': '2.jpg'}]}, ['9.jpg, which is missing']),
+    ({'images': [{'id': 0, 'file_name': '../x'}, {'id': 1, 'file_name': '2.jpg'}]}, ['leads out']),
+    ({'images': coco_images('train', None)}, ['2.jpg', 'split None']),
+    ({'images': coco_images('train', 'x')}, ['2.jpg', "split 'x'"]),
+    ({'annotations': []}, ['no image with a split']), ({'images': {}}, ['no list of images']),
+    ({'images': coco_images(None, None)}, ['no image with a split', 'train.json needs']),
+    ({'images': coco_images('test', 'test')}, ['no annotated image for train'])
+])
+def test_json_refuses(tmp_path, parts, words):
+    own = coco_list(tmp_path, 'x.json', ('1.jpg', 0, {'split': 'train'}, {}), ('2.jpg', 1, {'split': 'test'}, {}),
+                    **parts)
+    refused('FOLDER', own, 'x.json', *words)
+
+
+@pytest.mark.parametrize('content', [b'', b'{', b'[' * 100000, b'\xff', b'null', b'{"images": []}'])
+def test_json_that_cannot_be_read(tmp_path, content):
+    (tmp_path / 'x.json').write_bytes(content)
+    refused('FOLDER', tmp_path / 'x.json', 'x.json')
+
+
 def test_pictures_of_any_suffix_and_depth(tmp_path):
     for name in ('1.gif', '2.JFIF', '3.jpe', 'deep/er/4.jpg'):
         touch(tmp_path, 'a', name)
@@ -600,7 +776,9 @@ def reads_or_refuses(name, root):
 
 
 LISTS = [('CUB', cub_tree, name) for name in cub_lists()] + [('SOP', sop_tree, 'Ebay_train.txt'),
-                                                             ('SOP', sop_tree, 'Ebay_test.txt')]
+                                                             ('SOP', sop_tree, 'Ebay_test.txt'),
+                                                             ('INSHOP', inshop_tree, 'Eval/list_eval_partition.txt'),
+                                                             ('INSHOP', inshop_tree, 'Anno/list_bbox_inshop.txt')]
 number = st.one_of(st.integers(-3, 12), st.integers(), st.floats()).map(str)
 word = st.one_of(number, st.sampled_from(['..', '/', '../../x', 'images.txt', '002.Bird_2/Bird_0003.jpg', '.', 'a//b',
                                           'bicycle_final/2_2.JPG', 'C:\\x', 'nan', '1_0', '\u0661', '\0', '\ud7ff']),

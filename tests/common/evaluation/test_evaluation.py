@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import collections
+import glob
 import json
 import os
 import shutil
@@ -15,12 +16,16 @@ import pytest
 from mxnet import gluon
 from PIL import Image
 
-from common import evaluation
+from common import evaluation, pixels
 from common.errors import UsageError
 from common.evaluation import pictures, retrieval, tiles
 from common.evaluation import __main__ as score
 from common.evaluation import EvaluationError, embed, evaluate, recall_at_k
+from common.evaluation.embeddings_file import ARRAYS
 from common.stats import PLAIN_METRICS
+from dataset import get_dataset, inshop
+from dataset.imageset import Counts
+from dataset.loader import Loader
 from models import ModelError
 from tests.oracles.retrieval import NEVER, brute_force
 from tests.tiny import flags, make_tree
@@ -361,11 +366,21 @@ def test_nearest_neighbours_of_a_picture():
 
 def test_retrieval_picture_shows_every_class_first(tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(pictures, 'nearest_neighbours', lambda x, query, count: shown.append(query) or [0])
+    monkeypatch.setattr(pictures, 'nearest_neighbours', lambda x, query, *_: shown.append(query) or [0])
     labels = np.array([0] * 40 + [1, 2, 3])
     imageset = collections.namedtuple('Images', 'paths')(['none'] * 43)
     evaluation.retrieval_picture(imageset, np.zeros((43, 2)), labels, str(tmp_path / 'p.png'), queries=6)
     assert sorted(labels[shown[:4]]) == [0, 1, 2, 3] and list(labels[shown[4:]]) == [0, 0] and len(set(shown)) == 6
+
+
+def test_retrieval_picture_of_queries_shows_the_gallery(tmp_path, monkeypatch):
+    found, real = {}, pictures.nearest_neighbours
+    monkeypatch.setattr(pictures, 'nearest_neighbours', lambda *a: found.setdefault(a[1], real(*a)))
+    queries = np.array([True, False, True, False, False, True])
+    imageset = collections.namedtuple('Images', 'paths queries')(['none'] * 6, queries)
+    x = np.array([[0.], [1.], [0.5], [5.], [4.], [4.5]])
+    evaluation.retrieval_picture(imageset, x, np.zeros(6, int), str(tmp_path / 'p.png'))
+    assert {query: list(rows) for query, rows in found.items()} == {0: [1, 4, 3], 2: [1, 4, 3], 5: [3, 4, 1]}
 
 
 def test_retrieval_picture_refuses(tmp_path):
@@ -413,6 +428,16 @@ def test_command_takes_a_gallery(tmp_path):
     record, = score.run(score.parse_args(['--embeddings', path, '--no-nmi', '--gpus', '-2']))
     assert record['metrics'] == evaluate(x[:50], labels[:50], x[50:], labels[50:], with_nmi=False)
     assert record['gallery'] == 210
+
+
+def test_queries_search_the_gallery_alone():
+    x, labels = clusters()
+    queries = np.random.RandomState(0).rand(len(x)) < 0.5
+    expected = evaluate(x[queries], labels[queries], x[~queries], labels[~queries], ks=(1, 3), with_nmi=False)
+    assert evaluate(x, labels, ks=(1, 3), with_nmi=False, queries=queries) == expected
+    assert expected['recall@1'] != evaluate(x, labels, ks=(1, 3), with_nmi=False)['recall@1']
+    with pytest.raises(EvaluationError, match='gallery is empty'):
+        evaluate(x, labels, queries=np.ones(len(x), bool))
 
 
 def damaged(tmp_path, kind):
@@ -534,6 +559,91 @@ def test_a_saved_model_needs_no_flags_of_training(trained, tmp_path):
     assert record['metrics']['recall@1'] == pytest.approx(logged['recall@1']['mean'])
     with pytest.raises(UsageError, match='--image-size is 18, but the network was trained with 16'):
         scored('--model', model, '--image-size', '18')
+
+
+def test_embeddings_of_several_networks_are_joined(trained, tmp_path):
+    """As A Metric Learning Reality Check does it with folds: each scaled to unit length, then side by side."""
+    import train_margin
+    folder, other = trained
+    own = ['--batch-k', '4', '--batches-per-epoch', '2', '--epochs', '1']
+    for fold in '1/2', '2/2':
+        train_margin.train_margin(train_margin.parse_args(flags(
+            str(folder / 'tree'), str(tmp_path), '--fold', fold, '--log-postfix', fold[0], *own)))
+    models = [str(tmp_path / 'models' / f'train_margin_miniCUB_convnet{n}-best.params') for n in '12']
+    for number, model in enumerate(models):
+        scored('--model', model, '--output', str(tmp_path / f'{number}'))
+    record, = scored('--model', *models, '--output', str(tmp_path / 'both'))
+    x = []
+    for number in '01':
+        with np.load(tmp_path / f'{number}.npz') as file:
+            x.append(file['embeddings'].astype(np.float64))
+            labels = file['labels']
+    assert not np.allclose(*x)
+    x = np.concatenate([one / np.linalg.norm(one, axis=1, keepdims=True) for one in x], axis=1)
+    with np.load(tmp_path / 'both.npz') as file:
+        np.testing.assert_allclose(file['embeddings'], x, atol=1e-5)
+    distances = ((x[:, None] - x) ** 2).sum(axis=2)
+    np.fill_diagonal(distances, np.inf)
+    assert record['metrics']['recall@1'] == pytest.approx(100 * np.mean(labels[distances.argmin(axis=1)] == labels))
+    assert record['dimensions'] == 16
+    with open(models[1].replace('.params', '.json')) as file:
+        saved = json.load(file)
+    for change, message in (({'flags': {**saved['flags'], 'resize': 20}}, '--resize 20, but the first model 18'),
+                            ({'script': 'train_angular'}, 'is of train_angular, but the first model is of')):
+        with open(models[1].replace('.params', '.json'), 'w') as file:
+            json.dump({**saved, **change}, file)
+        with pytest.raises(UsageError, match=message):
+            scored('--model', *models, '--output', str(tmp_path / 'both'))
+
+
+def small_inshop(tmp_path, monkeypatch):
+    """Four classes to train with and four to test with, of 3 queries and 5 images in the gallery each."""
+    monkeypatch.setattr(inshop, 'COUNTS', Counts(4, 4, 32, 32))
+    monkeypatch.setattr(inshop, 'QUERIES', 12)
+    tree = make_tree(tmp_path / 'inshop' / 'img')
+    names = sorted(os.path.relpath(path, tmp_path / 'inshop') for path in glob.glob(f'{tree}/*/*.png'))
+    rows = [f'{name} {name.split("/")[1]} {"train" if i < 32 else "query" if i % 8 in (1, 4, 6) else "gallery"}'
+            for i, name in enumerate(names)]
+    (tmp_path / 'inshop' / 'list_eval_partition.txt').write_text(
+        '\n'.join(['64', 'image_name item_id evaluation_status', *rows, '']))
+    return str(tmp_path / 'inshop')
+
+
+def test_queries_search_the_gallery_in_training_in_the_command_and_for_pixels(tmp_path, monkeypatch):
+    import train_margin
+    tree = small_inshop(tmp_path, monkeypatch)
+    bad = os.path.join(tree, 'img', '006.class', '2.png')      # of the gallery
+    shutil.move(bad, tmp_path / 'good.png')
+    open(bad, 'wb').close()
+    own = ['--skip-bad-images', '1', '--epochs', '1', '--batch-k', '4', '--batches-per-epoch', '2', '--seed', '3']
+    words = flags(tree, str(tmp_path), '--val-split', '0.5', *own)
+    words[words.index('miniCUB')] = 'INSHOP'
+    logged = train_margin.train_margin(train_margin.parse_args(words))['runs'][0]['last']
+    assert [name for name in logged if name.startswith('recall')] == [f'recall@{k}' for k in (1, 10, 20, 30, 40, 50)]
+    assert logged['class_hits'] and logged['val']['recall@50'] == 100
+    model = str(tmp_path / 'models' / 'train_margin_INSHOP_convnet-last.params')
+    record, = score.run(score.parse_args(['--model', model, '--output', str(tmp_path / 'o'), '--gpus', '-2',
+                                          '--seed', '3']))
+    assert (record['images'], record['gallery']) == (12, 19)
+    assert record['metrics'] == {name: pytest.approx(logged[name], abs=1e-9) for name in record['metrics']}
+    with np.load(tmp_path / 'o.npz') as file:
+        x, labels, gallery, gallery_labels = (file[name].astype(np.float64) for name in ARRAYS)
+        assert bad not in file['gallery_paths'] and len(file['paths']) == 12
+    nearest = ((x[:, None] - gallery) ** 2).sum(axis=2).argmin(axis=1)
+    assert logged['recall@1'] == pytest.approx(100 * np.mean(gallery_labels[nearest] == labels))
+    again, = score.run(score.parse_args(['--embeddings', str(tmp_path / 'o.npz'), '--ks', '1,10,20,30,40,50', '--seed',
+                                         '3', '--gpus', '-2']))
+    assert again['metrics'] == record['metrics']
+
+    shutil.move(tmp_path / 'good.png', bad)
+    found = pixels.score_pixels(pixels.parse_args(['--dataset', 'INSHOP', '--data-path', tree, '--image-size', '16']))
+    _, test = get_dataset('INSHOP', tree)
+    with Loader(test, None, train=False, batch_size=32, image_size=16, resize=18) as loader:
+        x = next(iter(loader)).images.reshape(32, -1).astype(np.float64)
+    gallery = np.flatnonzero(~test.queries)
+    hits = [test.labels[gallery[((x[gallery] - x[query]) ** 2).sum(axis=1).argmin()]] == test.labels[query]
+            for query in np.flatnonzero(test.queries)]
+    assert found['recall@1'] == pytest.approx(100 * np.mean(hits)) and 'recall@50' in found
 
 
 def test_any_folder_of_pictures_is_embedded_in_the_order_of_its_paths(trained, tmp_path):
