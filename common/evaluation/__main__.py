@@ -48,7 +48,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                     'similarity.',
         epilog='python -m common.evaluation --embeddings E.npz --normalize\n'
                'python -m common.evaluation --model X-best.params                   the test set of training\n'
-               'python -m common.evaluation --model X-best.params --images DIR      any folder of pictures\n\n'
+               'python -m common.evaluation --model X-best.params --images DIR      any folder of pictures\n'
+               'python -m common.evaluation --model A-best.params B-best.params     their embeddings joined\n\n'
                'With --model, all further flags are those of the script, as in training: --dataset, --data-path, ...\n'
                'Those that the network was trained with stand in X-best.json and need not be given.')
     source = parser.add_mutually_exclusive_group(required=True)
@@ -56,7 +57,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help='.npz with arrays embeddings (N, E) and labels (N), and optionally gallery_embeddings and '
                              'gallery_labels, the images that are searched; .csv with a column label and one a '
                              'dimension; or .npy with embeddings, beside --labels')
-    source.add_argument('--model', dest='models', type=expand_path, nargs='+', metavar='FILE',
+    source.add_argument('--model', dest='models', type=expand_path, nargs='+', action='extend', metavar='FILE',
                         help="saved network, .params; of an ensemble its members', in order: embed the test set. Of "
                              'several networks, as those of all folds, the embeddings are joined, each scaled to '
                              'unit length')

@@ -144,3 +144,11 @@ def test_passed_over_files_are_counted_by_kind(folder):
         (folder / name).write_bytes(b'text')
     well, lines = report(folder)
     assert well and lines[2] == 'passed over: 2 .txt, 1 without a suffix'
+
+
+def test_queries_and_gallery_are_counted(folder, monkeypatch):
+    train, test = check.get_dataset('miniCUB', str(folder))
+    test.queries = np.arange(len(test)) < 2
+    monkeypatch.setattr(check, 'get_dataset', lambda *_, **__: (train, test))
+    _, lines = report(folder)
+    assert lines[2].split() == ['2', 'of', 'them', 'are', 'queries,', 'which', 'search', 'the', 'other', '4']

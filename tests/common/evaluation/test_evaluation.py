@@ -572,7 +572,7 @@ def test_embeddings_of_several_networks_are_joined(trained, tmp_path):
     models = [str(tmp_path / 'models' / f'train_margin_miniCUB_convnet{n}-best.params') for n in '12']
     for number, model in enumerate(models):
         scored('--model', model, '--output', str(tmp_path / f'{number}'))
-    record, = scored('--model', *models, '--output', str(tmp_path / 'both'))
+    record, = scored('--model', models[0], '--model', models[1], '--output', str(tmp_path / 'both'))
     x = []
     for number in '01':
         with np.load(tmp_path / f'{number}.npz') as file:
