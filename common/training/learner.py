@@ -133,8 +133,8 @@ class Learner:
         except mx.base.MXNetError as error:
             if not out_of_memory(error):
                 hint = ' (MXNET_MKLDNN_ENABLED=0 may help, and is slower)' if self.ctx[0].device_type == 'cpu' else ''
-                raise UsageError(f'--model {self.opt.model}: MXNet cannot train this network on {self.ctx[0]}: '
-                                 f'{said(error)}{hint}') from error
+                raise UsageError(f'--model {self.opt.model}: MXNet cannot train this network on {self.ctx[0]} with '
+                                 f'--image-size {self.opt.image_size}: {said(error)}{hint}') from error
 
     @contextlib.contextmanager
     def _refusing_optimizer(self, group: ParamGroup) -> Iterator[None]:

@@ -160,7 +160,7 @@ def find(name: str) -> str | None:
 
 def build(name: str) -> ZooBackbone:
     """The network `name` (the zoo's spelling), uninitialised."""
-    net = _models()[name]()
+    net = _models()[name](pretrained=False)     # the default, but one of them asks for it
     if name.startswith('cifar_'):
         return ZooBackbone(name, net, _CIFAR_MEAN, _CIFAR_STD, 32)
     return ZooBackbone(name, net, _MEAN, _STD)

@@ -563,7 +563,8 @@ def test_a_network_that_mxnet_cannot_train_is_refused_by_its_flag(tree, tmp_path
         experiment.net.l2 = CannotTrain()
         return experiment
 
-    with pytest.raises(UsageError, match=r'--model convnet: MXNet cannot train this network on cpu\(0\): .+ '):
+    with pytest.raises(UsageError, match=r'--model convnet: MXNet cannot train this network on cpu\(0\) with '
+                                         r'--image-size \d+: .+ '):
         training.run(margin(tree, tmp_path, '--disable-hybridize'), build)
 
 
