@@ -30,7 +30,7 @@ setup:  ## make .venv with everything pinned; does nothing when it is up to date
 	@tools/setup.sh
 
 demo: setup  ## train on the embedded data set for some minutes; prints recall and where the results are
-	$(PY) train_margin.py --model convnet $(DEMO_DATA) --lr 1e-3 --epochs 12 --batches-per-epoch 50 --steps 8,10 --results-dir demo
+	$(PY) train_margin.py --model convnet $(DEMO_DATA) --lr 1e-3 --epochs 12 --batches-per-epoch 20 --steps 8,10 --results-dir demo
 	@$(PY) -m common.evaluation --model $(DEMO_MODEL).params --no-nmi --output demo/glyphs
 
 test: setup  ## the whole test suite

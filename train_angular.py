@@ -21,6 +21,7 @@ ALGORITHM = {
     'idea': 'Bounds the angle at the negative of the triangle that it forms with a positive pair, whatever its size.',
     'smoke': ['--batches-per-epoch 3',
               '--angular-lambda 1 --symmetric-loss', '--normalize --decrease-cnn-lr'],
+    'learns': '--epochs 12 --batch-size 60 --batches-per-epoch 20',
     'search': {'lr': ('log', 1e-4, 1e-2), 'alpha': ('linear', 30, 60), 'normalize': ('choice', False, True)},
 }
 

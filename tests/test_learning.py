@@ -14,18 +14,12 @@ from dataset import get_dataset
 from tests.tiny import SCRIPTS
 
 CLASSES = 30
-#: Points of recall@1: more than five standard errors of a recall of 10 % over the 1,200 images that test.
+#: Points of recall@1: about three standard errors of a recall of 30 % over the 750 images that test.
 CLEAR = 5.0
 COMMON = ['--dataset', 'miniCUB', '--model', 'convnet', '--image-size', '24', '--resize', '28', '--lr', '1e-3',
           '--steps', '0', '--num-workers', '1', '--gpus', '-2', '--no-nmi', '--eval-every', '100']
 #: Where a script does not say with which flags it learns here.
 USUAL = '--epochs 12'
-#: Published for pretrained networks; from random weights these two do not get going. Here they go on from the backbone
-#: that the test of N-pairs has trained.
-FROM_A_TRAINED_BACKBONE = {
-    'triplet_semihard': '--epochs 8',
-    'angular': '--epochs 20 --batch-size 60 --batches-per-epoch 20',
-}
 
 
 def declared():
@@ -34,8 +28,7 @@ def declared():
         algorithm = importlib.import_module(f'train_{name}').ALGORITHM
         for variant in algorithm.get('variants', {'': {}}).values():
             learns = variant.get('learns', algorithm.get('learns', USUAL))
-            if name not in FROM_A_TRAINED_BACKBONE and name != 'npairs':
-                yield name, f'{variant.get("flags", "")} {learns}'
+            yield name, f'{variant.get("flags", "")} {learns}'
 
 
 @pytest.fixture(scope='module')
@@ -64,31 +57,8 @@ def train(name, glyphs, folder, more):
     return before['recall@1'], result['runs'][0]['last']['recall@1']
 
 
-@pytest.fixture(scope='module')
-def npairs(glyphs, tmp_path_factory):
-    """Before, after, and the saved network."""
-    folder = tmp_path_factory.mktemp('npairs')
-    before, after = train('npairs', glyphs, folder, importlib.import_module('train_npairs').ALGORITHM['learns'])
-    weights, = folder.rglob('*-last.params')
-    return before, after, weights
-
-
-@pytest.mark.slow
-def test_recall_on_unseen_classes_rises_with_npairs(npairs):
-    before, after, _ = npairs
-    assert after > before + CLEAR
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('name, flags', list(declared()))
 def test_recall_on_unseen_classes_rises(name, flags, glyphs, tmp_path):
     before, after = train(name, glyphs, tmp_path, flags)
-    assert after > before + CLEAR
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', FROM_A_TRAINED_BACKBONE)
-def test_recall_on_unseen_classes_rises_from_a_trained_backbone(name, glyphs, npairs, tmp_path):
-    weights = npairs[2]
-    before, after = train(name, glyphs, tmp_path, f'--pretrained {weights} {FROM_A_TRAINED_BACKBONE[name]}')
-    assert after > before + CLEAR
+    assert after > before + CLEAR, (before, after)
