@@ -99,7 +99,7 @@ def load(path: str, opt: argparse.Namespace, data: Dict[str, Any]) -> Tuple[Prog
         If flags or data are not those that it was made with.
     """
     meta, arrays = checkpoint.load(path)
-    for name, value in (('finished', {}), *((name, 0.0) for name in COSTS)):
+    for name, value in (('finished', {}), *((name, 0.0) for name in COSTS[1:])):
         meta.setdefault(name, value)    # older checkpoints have none
     start = dataclasses.asdict(Progress())
     wrong = [name for name, default in {**start, 'flags': {}}.items() if not _is_like(meta.get(name, ...), default)]
@@ -136,7 +136,7 @@ def _extend(meta: Dict[str, Any], path: str, opt: argparse.Namespace) -> None:
         raise UsageError(f'--epochs {opt.epochs}: {path} was made with {meta["flags"]["epochs"]}, and holds '
                          'networks that are done: only a single run of a single network can get more epochs')
     if meta['finished']:
-        meta.update({name: 0.0 for name in COSTS if name != 'seconds'})     # older ones do not hold them
+        meta.update(dict.fromkeys(COSTS[1:], 0.0))      # older ones do not hold them
         meta.update(meta['finished'], finished={})
     meta['described'] = False           # the log gets a line with the new flags
 

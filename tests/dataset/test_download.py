@@ -422,7 +422,8 @@ def small_cars(monkeypatch):
     stream = io.BytesIO()
     savemat(stream, {'annotations': table.reshape(1, -1), 'class_names': np.array(list('abcd'), dtype=object)})
     spots = {name: md5(images[name]) for name in ('000001.jpg', '000008.jpg')}
-    return images, stream.getvalue(), download.Source('CARS196.zip', None, 1000000, [], 'Dead.', spot_md5=spots)
+    return images, stream.getvalue(), download.Source('CARS196.zip', None, 1000000, [], 'Dead.', spot_md5=spots,
+                                                     lists=('.mat',))
 
 
 @pytest.mark.parametrize('pack', [make_tar, make_zip])

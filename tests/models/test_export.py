@@ -290,7 +290,7 @@ def test_a_network_that_diverged_is_refused(tmp_path, capfd):
     (path,), (experiment,) = saved(tmp_path, 'margin')
     experiment.net.head.bias.set_data(mx.nd.full(8, np.nan))
     save_parameters(experiment.net, path)
-    assert re.search('X-member01.params: .*bias has values that are no finite numbers', refusal(capfd, path)[1])
+    assert re.search('X-member01.params: .*bias has values that are not finite', refusal(capfd, path)[1])
 
 
 @pytest.mark.parametrize('kind', ['onnx', 'symbol'])
