@@ -144,13 +144,13 @@ def url(tmp_path_factory):
     return path.as_uri()
 
 
-NAMES = """return [...document.querySelectorAll('#board1 table.leaderboard tbody tr')].filter(r => !r.hidden)
+NAMES = """return [...document.querySelectorAll('#board0 table.leaderboard tbody tr')].filter(r => !r.hidden)
     .map(r => [r.cells[0].textContent, parseFloat(r.cells[1].dataset.value)])"""
 
 
 def _header(text, table='leaderboard'):
     """Marks the button of a column, so that a selector finds it."""
-    return f"""const all = [...document.querySelectorAll('#board1 table.{table} thead button')];
+    return f"""const all = [...document.querySelectorAll('#board0 table.{table} thead button')];
         all.forEach(b => b.id = ''); all.find(b => b.textContent === '{text}').id = 'wanted'"""
 
 
@@ -181,30 +181,30 @@ def test_browser_sorts_both_ways_and_by_name(browser, url):
 
 def test_browser_filters_by_words_and_by_the_epoch_that_counts(browser, url):
     browser.open(url)
-    browser.type('#board1 input.filter', 'proxy')
+    browser.type('#board0 input.filter', 'proxy')
     assert [n for n, _ in browser.run(NAMES)] == ['Proxy-NCA', 'Proxy-triplet', 'Proxy-softmax']
-    browser.type('#board1 input.filter', '3 finished')
+    browser.type('#board0 input.filter', '3 finished')
     assert len(browser.run(NAMES)) == len(ALGORITHMS) - 1
-    browser.type('#board1 input.filter', 'no such thing')
-    assert browser.run(NAMES) == [] and browser.run("return !document.querySelector('#board1 .none').hidden")
-    browser.type('#board1 input.filter', 'Proxy-NCA')
+    browser.type('#board0 input.filter', 'no such thing')
+    assert browser.run(NAMES) == [] and browser.run("return !document.querySelector('#board0 .none').hidden")
+    browser.type('#board0 input.filter', 'Proxy-NCA')
     [[_, best]] = browser.run(NAMES)
-    browser.run("""const s = document.querySelector('#board1 select.selection'); s.value = 'last';
+    browser.run("""const s = document.querySelector('#board0 select.selection'); s.value = 'last';
         s.dispatchEvent(new Event('change'))""")
     [[_, last]] = browser.run(NAMES)
     assert last < best
     # the other board is left alone
-    hidden = browser.run("return document.querySelectorAll('#board0 table.leaderboard tbody tr[hidden]').length")
+    hidden = browser.run("return document.querySelectorAll('#board1 table.leaderboard tbody tr[hidden]').length")
     assert hidden == len(ALGORITHMS)
     assert browser.log() == []
 
 
 def test_browser_compares_two_algorithms_in_words(browser, url):
     browser.open(url)
-    said = "return document.querySelector('#board1 .verdict').textContent"
+    said = "return document.querySelector('#board0 .verdict').textContent"
     choose = """const [a, b] = arguments;
         for (const [css, name] of [['select.first', a], ['select.second', b]]) {
-            const s = document.querySelector('#board1 ' + css);
+            const s = document.querySelector('#board0 ' + css);
             s.value = [...s.options].find(o => o.textContent === name).value; s.dispatchEvent(new Event('change')); }"""
     browser.run(choose, 'Proxy-softmax', 'Triplet semi-hard')
     words = browser.run(said)
@@ -213,10 +213,10 @@ def test_browser_compares_two_algorithms_in_words(browser, url):
     assert browser.run(said) == words
     browser.run(choose, 'Margin', 'Margin')
     assert browser.run(said) == 'Choose two different algorithms.'
-    browser.run("document.querySelector('#board1 details').open = true")
+    browser.run("document.querySelector('#board0 table.pairs').closest('details').open = true")
     browser.run(_header('Difference', 'pairs'))
     browser.click('#wanted')
-    values = browser.run("""return [...document.querySelectorAll('#board1 table.pairs tbody tr')]
+    values = browser.run("""return [...document.querySelectorAll('#board0 table.pairs tbody tr')]
         .map(r => parseFloat(r.cells[2].dataset.value))""")
     assert len(values) == (len(ALGORITHMS) - 1) * (len(ALGORITHMS) - 2) // 2 and values == sorted(values, reverse=True)
     assert browser.log() == []
@@ -231,13 +231,13 @@ def test_browser_page_is_readable_on_a_phone(browser, url, width):
         [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) && e.closest('script,style,svg') === null
         && parseFloat(getComputedStyle(e).fontSize) < 12).map(e => e.outerHTML.slice(0, 80))""")
     assert small == []
-    fits = browser.run("""const box = document.querySelector('#board1 .scroll');
+    fits = browser.run("""const box = document.querySelector('#board0 .scroll');
         return [box.scrollWidth, box.clientWidth,
-                [...document.querySelectorAll('#board1 table.leaderboard th')].filter(t => t.offsetParent)
+                [...document.querySelectorAll('#board0 table.leaderboard th')].filter(t => t.offsetParent)
                 .map(t => t.textContent)]""")
     assert fits[2] == ['Algorithm', 'Recall@1', 'MAP@R', 'NMI'] and fits[0] <= fits[1]
-    browser.click('#board1 input.columns')
-    assert browser.run("return document.querySelector('#board1 .scroll').scrollWidth") > width
+    browser.click('#board0 input.columns')
+    assert browser.run("return document.querySelector('#board0 .scroll').scrollWidth") > width
     assert browser.run('return document.documentElement.scrollWidth') == width
     assert browser.log() == []
 
