@@ -85,6 +85,13 @@ def load_experiments(path: str = EXPERIMENTS_FILE) -> Dict[str, Spec]:
     return found
 
 
+def find(specs: Dict[str, Spec], name: str, path: str) -> Spec:
+    """The experiment of this name in the file `path`; raises an ExperimentsError if there is none."""
+    if name not in specs:
+        raise ExperimentsError(f'there is no experiment {name!r} in {path} (there are: {", ".join(specs)})')
+    return specs[name]
+
+
 def _short(value: Any) -> str:
     return repr(str(value)[:60])
 

@@ -52,6 +52,7 @@ from results.experiments import (
     Job,
     chosen_rows,
     expand,
+    find,
     finished,
     load_experiments,
     matching,
@@ -455,6 +456,17 @@ def _folds(text: str) -> int:
     return int(text)
 
 
+def gpus_of(opt: argparse.Namespace) -> List[str]:
+    """The numbers of ``--gpus``; raises an ExperimentsError if these, ``--jobs`` and ``--backend`` do not fit."""
+    gpus = [g for g in (opt.gpus or '').split(',') if g]
+    if not all(g.isdigit() for g in gpus):
+        raise ExperimentsError(f'--gpus {opt.gpus}: numbers of GPUs, as 0,1,2')
+    if opt.backend != 'local' and (gpus or opt.jobs):
+        raise ExperimentsError('--gpus and --jobs are for --backend local; on a cluster start one worker for each GPU, '
+                               'with CUDA_VISIBLE_DEVICES')
+    return gpus
+
+
 def main(argv: Optional[List[str]] = None, script_dir: str = '') -> int:
     """The command; gives its exit status: 0, 1 if a run failed, or what `run_command` says.
 
@@ -477,28 +489,20 @@ def _run(opt: argparse.Namespace, script_dir: str) -> int:
         return 0
     if not opt.experiments:
         raise ExperimentsError(f'say which experiment: {", ".join(specs)}')
-    gpus = [g for g in (opt.gpus or '').split(',') if g]
-    if not all(g.isdigit() for g in gpus):
-        raise ExperimentsError(f'--gpus {opt.gpus}: numbers of GPUs, as 0,1,2')
-    if opt.backend != 'local' and (gpus or opt.jobs):
-        raise ExperimentsError('--gpus and --jobs are for --backend local; on a cluster start one worker for each GPU, '
-                               'with CUDA_VISIBLE_DEVICES')
+    gpus = gpus_of(opt)
     jobs: List[Job] = []
     for name in opt.experiments:
-        if name not in specs:
-            raise ExperimentsError(f'there is no experiment {name!r} in {opt.file} (there are: {", ".join(specs)})')
-        data_path = opt.data_path if specs[name].needs_data else None
-        if specs[name].needs_data and data_path is None:
+        spec = find(specs, name, opt.file)
+        data_path = opt.data_path if spec.needs_data else None
+        if spec.needs_data and data_path is None:
             if not opt.dry_run:
                 raise ExperimentsError(f'{name} needs --data-path, the folder of its dataset')
             data_path = 'DIR'
         only = [o for o in opt.only.split(',') if o] if opt.only is not None else None
         tuned = None
         if opt.settings == 'tuned':
-            tuned = best_settings(record_path(opt.results_dir, specs[name].tuned or name),
-                                  chosen_rows(specs[name], only))
-        jobs += expand(specs[name], opt.results_dir, opt.runs, only, data_path, script_dir, tuned,
-                       opt.folds)
+            tuned = best_settings(record_path(opt.results_dir, spec.tuned or name), chosen_rows(spec, only))
+        jobs += expand(spec, opt.results_dir, opt.runs, only, data_path, script_dir, tuned, opt.folds)
     waiting = [job for job in jobs if not finished(job)]
     if opt.dry_run:
         return _dry_run(jobs, waiting, gpus)

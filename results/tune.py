@@ -45,6 +45,7 @@ from results.experiments import (
     Spec,
     batches,
     chosen_rows,
+    find,
     load_experiments,
     matching,
     read_note,
@@ -52,7 +53,7 @@ from results.experiments import (
     with_values,
 )
 from results.readlog import LogError, read_log
-from results.reproduce import Outcome, positive, run_locally, run_on_cluster
+from results.reproduce import Outcome, gpus_of, positive, run_locally, run_on_cluster
 from results.tuning import Record, Row, Trial, load_record, record_path, save_record
 
 PARTS = 4               # of the training classes, of which each fold holds one out
@@ -397,20 +398,12 @@ def main(argv: Optional[List[str]] = None, script_dir: str = '') -> int:
 
 def _run(opt: argparse.Namespace, script_dir: str) -> int:
     specs = load_experiments(opt.file)
-    if opt.experiment not in specs:
-        raise ExperimentsError(f'there is no experiment {opt.experiment!r} in {opt.file} '
-                               f'(there are: {", ".join(specs)})')
-    spec = specs[opt.experiment]
+    spec = find(specs, opt.experiment, opt.file)
     if spec.sweep:
         raise ExperimentsError(f'{spec.name} is a sweep over {", ".join(spec.sweep)}, which cannot be searched')
     if spec.needs_data and opt.data_path is None:
         raise ExperimentsError(f'{spec.name} needs --data-path, the folder of its dataset')
-    gpus = [g for g in (opt.gpus or '').split(',') if g]
-    if not all(g.isdigit() for g in gpus):
-        raise ExperimentsError(f'--gpus {opt.gpus}: numbers of GPUs, as 0,1,2')
-    if opt.backend != 'local' and (gpus or opt.jobs):
-        raise ExperimentsError('--gpus and --jobs are for --backend local; on a cluster start one worker for each GPU, '
-                               'with CUDA_VISIBLE_DEVICES')
+    gpus = gpus_of(opt)
     seed = spec.seed if opt.seed is None else opt.seed
     if not 0 <= seed < 2 ** 31:
         raise ExperimentsError(f'--seed {seed} is not a whole number from 0 to {2 ** 31 - 1}')

@@ -1,13 +1,36 @@
-"""Small made-up run logs of both families."""
+"""Small made-up run logs of both families, and stand-ins for the scripts that write such logs."""
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import random
+import shutil
 
 from results.algorithms import ALGORITHMS, algorithm
 
 KS = (1, 2, 4, 8)
+
+
+def stand_ins(folder, experiments, monkeypatch):
+    """Makes `folder` the current one, with stand-ins for all scripts, and `experiments` in its ``x.yaml``."""
+    for a in ALGORITHMS:
+        shutil.copy(os.path.join(os.path.dirname(__file__), 'stand_in.py'), folder / a.script)
+    (folder / 'x.yaml').write_text(experiments)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv('STAND_IN_JOURNAL', str(folder / 'journal'))
+
+
+def run(command, *words):
+    """Exit status, standard output and standard error of a command that reads ``x.yaml``."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = command.main([*words, '--file', 'x.yaml'])
+        except SystemExit as end:
+            status = end.code
+    return status, out.getvalue(), err.getvalue()
 
 
 def metrics(recall, jitter=0.0):

@@ -5,19 +5,17 @@ import glob
 import json
 import os
 import re
-import shutil
 import subprocess
 
 import pytest
 
 from results import crossval, report, reproduce
 from results.aggregate import boards
-from results.algorithms import ALGORITHMS
 from results.experiments import expand, load_experiments
 from results.readlog import read_log, read_logs
 from results.tables import all_tables, crossvalidation
+from tests.results import samples
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FILE = """
 experiments:
   tiny:
@@ -34,11 +32,7 @@ HEADS = re.compile(r'margin_4folds_seed5: recall@1 22.50 mean of the folds \(64 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with stand-ins for all scripts; the calls of the evaluation are noted."""
-    for a in ALGORITHMS:
-        shutil.copy(os.path.join(ROOT, 'tests', 'results', 'stand_in.py'), tmp_path / a.script)
-    (tmp_path / 'x.yaml').write_text(FILE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('STAND_IN_JOURNAL', str(tmp_path / 'journal'))
+    samples.stand_ins(tmp_path, FILE, monkeypatch)
     calls = []
 
     def evaluation(words, **options):

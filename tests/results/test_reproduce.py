@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from results import experiments, reproduce
 from results.algorithms import ALGORITHMS, algorithm
 from results.readlog import read_log
 from results.tuning import Record, Row, Trial, record_path, save_record
+from tests.results import samples
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FILE = """
@@ -44,23 +44,13 @@ experiments:
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with stand-ins for all scripts and a file of experiments; also the current one."""
-    for a in ALGORITHMS:
-        shutil.copy(os.path.join(ROOT, 'tests', 'results', 'stand_in.py'), tmp_path / a.script)
-    (tmp_path / 'x.yaml').write_text(FILE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('STAND_IN_JOURNAL', str(tmp_path / 'journal'))
+    samples.stand_ins(tmp_path, FILE, monkeypatch)
     return tmp_path
 
 
 def _run(*words):
     """Exit status, standard output and standard error of the command."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = reproduce.main([*words, '--file', 'x.yaml'])
-        except SystemExit as end:
-            status = end.code
-    return status, out.getvalue(), err.getvalue()
+    return samples.run(reproduce, *words)
 
 
 def _journal():

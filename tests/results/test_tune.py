@@ -53,11 +53,7 @@ RECORD = 'results/tuned/tiny.yaml'
 def place(tmp_path, monkeypatch):
     """A folder with stand-ins for all scripts, and a record that knows the raw pixels; also the current one."""
     pytest.importorskip('optuna', reason='Optuna is not installed (requirements-tune.txt)')
-    for a in ALGORITHMS:
-        shutil.copy(os.path.join(ROOT, 'tests', 'results', 'stand_in.py'), tmp_path / a.script)
-    (tmp_path / 'x.yaml').write_text(FILE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('STAND_IN_JOURNAL', str(tmp_path / 'journal'))
+    samples.stand_ins(tmp_path, FILE, monkeypatch)
     begin()
     return tmp_path
 
@@ -66,19 +62,8 @@ def begin(folds=('1/4',)):
     tuning.save_record(RECORD, Record('tiny', 5, list(folds), raw_pixels=40.0))
 
 
-def run(command, *words):
-    """Exit status, standard output and standard error of a command."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = command.main([*words, '--file', 'x.yaml'])
-        except SystemExit as end:
-            status = end.code
-    return status, out.getvalue(), err.getvalue()
-
-
 def search(*words):
-    return run(tune, 'tiny', *words)
+    return samples.run(tune, 'tiny', *words)
 
 
 def journal():
@@ -261,7 +246,7 @@ def test_a_record_that_cannot_be_written_ends_the_search(place, monkeypatch):
     (['tiny', '--gpus', 'a'], '--gpus a'), (['tiny', '--trials', '0'], "'0' is not"), ([], 'EXPERIMENT'),
     (['tiny', '--seed', '-1'], '--seed -1'), (['tiny', '--backend', 'dask', '--jobs', '2'], 'one worker')])
 def test_wrong_use_is_one_sentence_and_status_2(place, words, part):
-    status, out, err = run(tune, *words)
+    status, out, err = samples.run(tune, *words)
     assert status == 2 and part in err and out == '' and 'Traceback' not in err
 
 
@@ -269,7 +254,7 @@ def test_without_optuna_the_command_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'x.yaml').write_text(FILE)
     monkeypatch.setitem(sys.modules, 'optuna', None)
-    status, _, err = run(tune, 'tiny')
+    status, _, err = samples.run(tune, 'tiny')
     assert status == 2 and err == 'results.tune: Optuna is not installed: pip install -r requirements-tune.txt\n'
 
 
@@ -355,14 +340,14 @@ def test_tuned_settings_reach_the_command_line(tmp_path, monkeypatch):
         Trial(0, {'lr': 0.001}, 'finished', 10.0), Trial(1, flags, 'finished', 20.0), Trial(2, {}, 'diverged', 0.0)])
         for key, flags in rows.items()})
     words = ['tiny', '--runs', '1', '--dry-run', '--settings', 'tuned']
-    status, _, err = run(reproduce, *words)
+    status, _, err = samples.run(reproduce, *words)
     assert status == 2 and 'there is no results/tuned/tiny.yaml; python -m results.tune tiny writes it' in err
     tuning.save_record(RECORD, record)
-    status, _, err = run(reproduce, *words)
+    status, _, err = samples.run(reproduce, *words)
     assert status == 2 and 'has no trial of angular' in err
     record.rows['angular'] = Row('', {}, trials=[Trial(0, {'normalize': True}, 'finished', 1.0)])
     tuning.save_record(RECORD, record)
-    status, out, err = run(reproduce, *words)
+    status, out, err = samples.run(reproduce, *words)
     assert status == 0 and err == ''
     found = {os.path.basename(line).split('_')[0]: shlex.split(line) for line in out.strip().split('\n')}
     margin, ranked = found['margin'], found['rankedlistloss']
@@ -371,13 +356,13 @@ def test_tuned_settings_reach_the_command_line(tmp_path, monkeypatch):
     assert ranked[ranked.index('--batch-size') + 1] == '60' and ranked[ranked.index('--batches-per-epoch') + 1] == '66'
     assert '--normalize' not in found['triplet'] and '--normalize' in found['angular']
     assert margin[margin.index('--logfile') + 1] == 'results/logs/tiny-tuned/margin_seed5.jsonl'
-    out = run(reproduce, 'tiny', '--runs', '1', '--dry-run')[1]
+    out = samples.run(reproduce, 'tiny', '--runs', '1', '--dry-run')[1]
     assert '--normalize' in out and 'tuned' not in out and '--lr 0.0031' not in out
 
 
 def test_tuned_runs_are_run(place):
     search('--trials', '3')
-    status, out, _ = run(reproduce, 'tiny', '--settings', 'tuned')
+    status, out, _ = samples.run(reproduce, 'tiny', '--settings', 'tuned')
     assert status == 0 and '4 runs done, 0 failed' in out and 'results.plots results/logs/tiny-tuned' in out
 
 
